@@ -1,0 +1,1 @@
+"""Who answers: the small model first, the large one when needed."""

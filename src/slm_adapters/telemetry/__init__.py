@@ -1,0 +1,1 @@
+"""A call as OpenTelemetry sees it."""

@@ -1,0 +1,121 @@
+"""Every GenAI name this package writes. The only file that knows the conventions.
+
+Source: open-telemetry/semantic-conventions-genai, main (status Development), read 2026-09.
+Own names start with ``slm_adapters.``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from opentelemetry.trace import SpanKind
+
+# Operations
+CHAT = "chat"
+TEXT_COMPLETION = "text_completion"
+EMBEDDINGS = "embeddings"
+RETRIEVAL = "retrieval"
+EXECUTE_TOOL = "execute_tool"
+INVOKE_AGENT = "invoke_agent"
+INVOKE_WORKFLOW = "invoke_workflow"
+# The conventions have no word for a task; this is ours, not a stand-in for one of theirs.
+EXECUTE_TASK = "execute_task"
+
+# Attributes of every operation
+OPERATION_NAME = "gen_ai.operation.name"
+PROVIDER_NAME = "gen_ai.provider.name"
+CONVERSATION_ID = "gen_ai.conversation.id"
+ERROR_TYPE = "error.type"
+SERVER_ADDRESS = "server.address"
+SERVER_PORT = "server.port"
+
+# Inference
+REQUEST_MODEL = "gen_ai.request.model"
+REQUEST_STREAM = "gen_ai.request.stream"
+OUTPUT_TYPE = "gen_ai.output.type"
+RESPONSE_ID = "gen_ai.response.id"
+RESPONSE_MODEL = "gen_ai.response.model"
+RESPONSE_FINISH_REASONS = "gen_ai.response.finish_reasons"
+RESPONSE_TIME_TO_FIRST_CHUNK = "gen_ai.response.time_to_first_chunk"
+USAGE_INPUT_TOKENS = "gen_ai.usage.input_tokens"
+USAGE_OUTPUT_TOKENS = "gen_ai.usage.output_tokens"
+USAGE_CACHE_READ_TOKENS = "gen_ai.usage.cache_read.input_tokens"
+USAGE_REASONING_TOKENS = "gen_ai.usage.reasoning.output_tokens"
+
+# Content, opt-in
+INPUT_MESSAGES = "gen_ai.input.messages"
+OUTPUT_MESSAGES = "gen_ai.output.messages"
+TOOL_DEFINITIONS = "gen_ai.tool.definitions"
+TOOL_CALL_ARGUMENTS = "gen_ai.tool.call.arguments"
+TOOL_CALL_RESULT = "gen_ai.tool.call.result"
+
+# Agents, tools, workflows
+AGENT_NAME = "gen_ai.agent.name"
+TOOL_NAME = "gen_ai.tool.name"
+TOOL_TYPE = "gen_ai.tool.type"
+TOOL_CALL_ID = "gen_ai.tool.call.id"
+TOOL_DESCRIPTION = "gen_ai.tool.description"
+WORKFLOW_NAME = "gen_ai.workflow.name"
+DATA_SOURCE_ID = "gen_ai.data_source.id"
+
+# Ours
+CALL_ID = "slm_adapters.call.id"
+RUN_ID = "slm_adapters.run.id"
+ROLE = "slm_adapters.role"
+TASK_NAME = "slm_adapters.task.name"
+OUTCOME = "slm_adapters.outcome"
+FALLBACK_REASON = "slm_adapters.fallback.reason"
+FALLBACK_MODEL = "slm_adapters.fallback.model"
+DEVICE = "slm_adapters.device"
+QUANTIZATION = "slm_adapters.quantization"
+DECODE_RATE = "slm_adapters.decode.tokens_per_second"
+QUEUE_TIME = "slm_adapters.queue.seconds"
+
+#: The environment switch for content on spans (see ``content.py``).
+CAPTURE_CONTENT_VARIABLE = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
+
+#: OpenAI parameter name -> span attribute. Unknown parameters stay off the span.
+REQUEST_PARAMETERS = {
+    "temperature": "gen_ai.request.temperature",
+    "top_p": "gen_ai.request.top_p",
+    "top_k": "gen_ai.request.top_k",
+    "max_tokens": "gen_ai.request.max_tokens",
+    "max_completion_tokens": "gen_ai.request.max_tokens",
+    "frequency_penalty": "gen_ai.request.frequency_penalty",
+    "presence_penalty": "gen_ai.request.presence_penalty",
+    "stop": "gen_ai.request.stop_sequences",
+    "seed": "gen_ai.request.seed",
+}
+
+_CLIENT_OPERATIONS = {CHAT, TEXT_COMPLETION, EMBEDDINGS, RETRIEVAL}
+
+
+def span_name(operation: str, target: str | None) -> str:
+    """``chat gpt-4.1``, ``execute_tool search``, or the bare operation."""
+    return f"{operation} {target}" if target else operation
+
+
+def span_kind(operation: str, *, in_process: bool = False) -> SpanKind:
+    """CLIENT for what leaves the process, INTERNAL for agents, tools and local models."""
+    if in_process or operation not in _CLIENT_OPERATIONS:
+        return SpanKind.INTERNAL
+    return SpanKind.CLIENT
+
+
+def request_attributes(params: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters that have a name in the conventions, in the types they ask for."""
+    attributes: dict[str, Any] = {}
+    for name, attribute in REQUEST_PARAMETERS.items():
+        value = params.get(name)
+        if value is None or value == []:
+            continue
+        if name == "stop":
+            value = [value] if isinstance(value, str) else [str(v) for v in value]
+        elif isinstance(value, bool) or not isinstance(value, int | float):
+            continue
+        attributes[attribute] = value
+    count = params.get("n")
+    if isinstance(count, int) and count > 1:
+        attributes["gen_ai.request.choice.count"] = count
+    return attributes

@@ -1,0 +1,85 @@
+"""Test doubles for your crews and graphs: the ones this package's own tests use.
+
+``ScriptedModel`` is an engine whose answers you write; pass it wherever a model name goes::
+
+    SLM(ScriptedModel(["hello", ToolCall("1", "search", '{"q": "x"}')]))
+
+``captured_calls()`` collects every recorded call of the process while it is open.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from .calls import Call, Message, Reply, Tool, ToolCall, Usage
+from .engine.engine import ChatEngine, ChatRequest, Chunk, Completion
+from .errors import CancelledGenerationError
+from .telemetry.recorder import global_hooks
+
+__all__ = ["ScriptedModel", "captured_calls"]
+
+#: Text, tool call(s), an exception to raise, or a function of the request returning one of them.
+Answer = str | ToolCall | Sequence[ToolCall] | Exception
+Script = Sequence[Answer] | Callable[[ChatRequest], Answer]
+
+
+class ScriptedModel(ChatEngine):
+    """Answers from a list, in order and then again from the start, or from a function.
+
+    Tokens are whitespace-separated words. ``requests`` keeps what was asked.
+    """
+
+    def __init__(
+        self, answers: Script, *, name: str = "scripted", context_window: int = 4096
+    ) -> None:
+        self.name, self.context_window = name, context_window
+        self.requests: list[ChatRequest] = []
+        self._answers = answers
+        self._lock = threading.Lock()
+
+    def stream(
+        self, request: ChatRequest, cancel: threading.Event | None = None
+    ) -> Iterator[Chunk | Completion]:
+        with self._lock:
+            self.requests.append(request)
+            turn = len(self.requests) - 1
+        script = self._answers
+        answer = script(request) if callable(script) else script[turn % len(script)]
+        if isinstance(answer, Exception):
+            raise answer
+        text, calls = _split(answer)
+        for index, word in enumerate(text.split(" ") if text else ()):
+            if cancel is not None and cancel.is_set():
+                raise CancelledGenerationError("the caller cancelled this scripted answer.")
+            yield Chunk(text=word if index == 0 else " " + word)
+        for call in calls:
+            yield Chunk(tool_call=call)
+        message = Message("assistant", text or None, tool_calls=calls)
+        usage = Usage(
+            self.count_tokens(request.messages, request.tools),
+            len(text.split()) + 8 * len(calls),
+            source="tokenizer",
+        )
+        yield Completion(Reply(message, "tool_call" if calls else "stop"), usage, self.name)
+
+    def count_tokens(self, messages: Sequence[Message], tools: Sequence[Tool] = ()) -> int:
+        return sum(len(m.text.split()) for m in messages) + 8 * len(tools)
+
+
+def _split(answer: str | ToolCall | Sequence[ToolCall]) -> tuple[str, tuple[ToolCall, ...]]:
+    if isinstance(answer, str):
+        return answer, ()
+    return "", (answer,) if isinstance(answer, ToolCall) else tuple(answer)
+
+
+@contextmanager
+def captured_calls() -> Iterator[list[Call]]:
+    """Collect every call any recorder ends meanwhile: ``with captured_calls() as calls:``."""
+    calls: list[Call] = []
+    global_hooks.append(calls.append)
+    try:
+        yield calls
+    finally:
+        global_hooks.remove(calls.append)

@@ -1,0 +1,63 @@
+"""Every test runs offline, without the frameworks' own telemetry, and leaves no span behind."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.update(
+    HF_HUB_OFFLINE="1",
+    TRANSFORMERS_OFFLINE="1",
+    CREWAI_DISABLE_TELEMETRY="true",
+    CREWAI_TRACING_ENABLED="false",
+    CREWAI_TESTING="true",
+    LITELLM_LOCAL_MODEL_COST_MAP="True",
+    TOKENIZERS_PARALLELISM="false",
+)
+os.environ.pop("OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT", None)
+
+import pytest
+from opentelemetry import trace
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+
+class Spans:
+    """The finished spans of one test, with the questions tests ask."""
+
+    def __init__(self) -> None:
+        self.exporter = InMemorySpanExporter()
+        self.provider = TracerProvider()
+        self.provider.add_span_processor(SimpleSpanProcessor(self.exporter))
+
+    def all(self) -> list[ReadableSpan]:
+        return list(self.exporter.get_finished_spans())
+
+    def named(self, prefix: str) -> list[ReadableSpan]:
+        return [span for span in self.all() if span.name.startswith(prefix)]
+
+    def one(self, prefix: str) -> ReadableSpan:
+        found = self.named(prefix)
+        assert len(found) == 1, f"{prefix}: {[span.name for span in self.all()]}"
+        return found[0]
+
+    def parent_name(self, span: ReadableSpan) -> str | None:
+        ids = {s.context.span_id: s.name for s in self.all()}
+        return ids.get(span.parent.span_id) if span.parent else None
+
+    def tree(self) -> list[tuple[str, str | None]]:
+        return [(span.name, self.parent_name(span)) for span in self.all()]
+
+
+@pytest.fixture()
+def spans() -> Spans:
+    """A private tracer provider: pass ``spans.provider`` to what is under test."""
+    return Spans()
+
+
+@pytest.fixture(autouse=True)
+def _no_span_left_open():
+    """The current span after a test is the one before it."""
+    before = trace.get_current_span()
+    yield
+    assert trace.get_current_span() is before

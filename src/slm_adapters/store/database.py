@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import NoSuchModuleError, SQLAlchemyError
 
 from ..calls import Call
 from ..errors import StoreError
@@ -178,6 +178,11 @@ def _open(url: str) -> sa.Engine:
     except ModuleNotFoundError as error:
         raise StoreError(
             f"the database at {shown!r} needs the driver {error.name!r}: pip install it."
+        ) from error
+    except NoSuchModuleError as error:
+        raise StoreError(
+            f"SQLAlchemy knows no database for {shown!r}: use a file path, or a URL such as "
+            "postgresql+psycopg://user@host/name."
         ) from error
     except (SQLAlchemyError, OSError) as error:
         raise StoreError(

@@ -80,7 +80,7 @@ class OpenSpan:
 class OpenCall(OpenSpan):
     """A model call in flight. Fields may be filled in until it ends."""
 
-    __slots__ = ("_chunks", "fields", "first_chunk_ns", "messages", "started_ns", "tools")
+    __slots__ = ("_chunks", "fields", "first_chunk_ns", "messages", "scope", "started_ns", "tools")
 
     def __init__(
         self,
@@ -93,6 +93,7 @@ class OpenCall(OpenSpan):
     ) -> None:
         super().__init__(recorder, span, context, fields["operation"])
         self.fields = fields
+        self.scope = current_scope()
         self.messages, self.tools = messages, tools
         self.started_ns: int = fields["started_ns"]
         self.first_chunk_ns: int | None = None
@@ -195,7 +196,7 @@ class OpenCall(OpenSpan):
             ended_ns=ended_ns,
             outcome=outcome,
             error_type=error,
-            attributes=dict(current_scope().attributes) | self.attributes,
+            attributes={**self.scope.attributes, **self.attributes},
         )
 
 

@@ -49,7 +49,7 @@ class Spans:
         return [(span.name, self.parent_name(span)) for span in self.all()]
 
 
-@pytest.fixture()
+@pytest.fixture
 def spans() -> Spans:
     """A private tracer provider: pass ``spans.provider`` to what is under test."""
     return Spans()

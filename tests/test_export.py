@@ -1,4 +1,4 @@
-"""export_traces against a real OTLP receiver: the bytes that arrive, and endpoints that are down."""
+"""export_traces against a real OTLP receiver: the bytes that arrive, endpoints that are down."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from slm_adapters.calls import Message
 from slm_adapters.telemetry import harmless
 
 
-@pytest.fixture()
+@pytest.fixture
 def own_provider(monkeypatch):
     """A program that has configured its own tracer provider."""
     provider = TracerProvider()

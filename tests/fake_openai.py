@@ -1,0 +1,84 @@
+"""A stand-in for a paid API: answers OpenAI chat completions on a loopback port.
+
+It is a fake and says so in every answer's model name; tests use it where real programs would
+use a hosted model, so that the real client libraries and their real HTTP run.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+Answer = Callable[[dict[str, Any]], dict[str, Any] | str]
+
+
+@dataclass
+class FakeOpenAI:
+    base_url: str
+    requests: list[dict[str, Any]] = field(default_factory=list)
+
+
+@contextmanager
+def fake_openai(answer: Answer | str = "It is done.") -> Iterator[FakeOpenAI]:
+    """Serve ``/v1/chat/completions``; ``answer`` is a text or a function of the request."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            fake.requests.append(request)
+            given = answer(request) if callable(answer) else answer
+            message = {"role": "assistant", "content": given} if isinstance(given, str) else given
+            if request.get("stream"):
+                self._stream(request, message)
+            else:
+                choice = {"index": 0, "message": message, "finish_reason": "stop"}
+                self._send("application/json", json.dumps(body(request, [choice], True)))
+
+        def _stream(self, request: dict[str, Any], message: dict[str, Any]) -> None:
+            lines = []
+            for word in (message.get("content") or "").split(" "):
+                choice = {"index": 0, "delta": {"content": word + " "}, "finish_reason": None}
+                lines.append(body(request, [choice], False))
+            lines.append(body(request, [{"index": 0, "delta": {}, "finish_reason": "stop"}], False))
+            lines.append(body(request, [], True))
+            text = "".join(f"data: {json.dumps(line)}\n\n" for line in lines) + "data: [DONE]\n\n"
+            self._send("text/event-stream", text)
+
+        def _send(self, kind: str, text: str) -> None:
+            data = text.encode()
+            self.send_response(200)
+            self.send_header("Content-Type", kind)
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    fake = FakeOpenAI(f"http://127.0.0.1:{server.server_address[1]}/v1")
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield fake
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def body(request: dict[str, Any], choices: list[dict[str, Any]], usage: bool) -> dict[str, Any]:
+    streamed = bool(request.get("stream"))
+    data: dict[str, Any] = {
+        "id": "chatcmpl-fake",
+        "object": "chat.completion.chunk" if streamed else "chat.completion",
+        "created": 0,
+        "model": f"fake-{request['model']}",
+        "choices": choices,
+    }
+    if usage:
+        data["usage"] = {"prompt_tokens": 11, "completion_tokens": 3, "total_tokens": 14}
+    return data

@@ -146,6 +146,7 @@ class Usage:
     input_tokens: int
     output_tokens: int
     cached_tokens: int | None = None
+    cache_write_tokens: int | None = None
     reasoning_tokens: int | None = None
     source: UsageSource = "provider"
 

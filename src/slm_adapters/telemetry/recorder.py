@@ -16,11 +16,13 @@ from typing import Any, Protocol
 from opentelemetry import context as otel_context
 from opentelemetry import trace
 from opentelemetry.context import Context
+from opentelemetry.metrics import MeterProvider
 from opentelemetry.trace import Span, Status, StatusCode, TracerProvider
 
 from ..calls import Call, Message, Outcome, Reply, Tool, Usage, current_scope
 from . import content, semconv
 from .harmless import harmless, note_failure
+from .metrics import Metrics
 
 __all__ = ["CallHook", "OpenCall", "OpenSpan", "Recorder", "current_call", "default_recorder"]
 
@@ -37,10 +39,23 @@ class CallSink(Protocol):
 class OpenSpan:
     """An open agent, task, tool or workflow span. Ends once; later ends are ignored."""
 
-    __slots__ = ("_ended", "attributes", "context", "operation", "recorder", "span")
+    __slots__ = (
+        "_ended", "attributes", "context", "labels", "operation", "recorder", "span", "started_ns",
+    )  # fmt: skip
 
-    def __init__(self, recorder: Recorder, span: Span, context: Context, operation: str) -> None:
+    def __init__(
+        self,
+        recorder: Recorder,
+        span: Span,
+        context: Context,
+        operation: str,
+        labels: Mapping[str, Any],
+        started_ns: int,
+    ) -> None:
         self.recorder, self.span, self.operation = recorder, span, operation
+        self.started_ns = started_ns
+        #: What the span was started with; metrics pick their labels from it.
+        self.labels = labels
         #: OpenTelemetry context with this span as the current one: the parent of what is inside.
         self.context = context
         self.attributes: dict[str, Any] = {}
@@ -57,11 +72,18 @@ class OpenSpan:
     @harmless("ending a span")
     def end(self, error: BaseException | str | None = None, *, end_ns: int | None = None) -> None:
         """End the span; ``error`` is an exception or the name of its class."""
-        if self._close():
-            if error is not None:
-                self._mark_failed(error_type(error))
-            self._write(self.attributes)
-            self.span.end(end_ns)
+        if not self._close():
+            return
+        kind = error_type(error) if error is not None else None
+        if kind is not None:
+            self._mark_failed(kind)
+        self._write(self.attributes)
+        end_ns = end_ns or time.time_ns()
+        self.span.end(end_ns)
+        metrics = self.recorder.metrics
+        if metrics.enabled:
+            labels = {**self.labels, **self.attributes, semconv.ERROR_TYPE: kind}
+            metrics.span_ended(self.operation, labels, (end_ns - self.started_ns) / 1e9)
 
     def _close(self) -> bool:
         was_open, self._ended = not self._ended, True
@@ -80,7 +102,10 @@ class OpenSpan:
 class OpenCall(OpenSpan):
     """A model call in flight. Fields may be filled in until it ends."""
 
-    __slots__ = ("_chunks", "fields", "first_chunk_ns", "messages", "scope", "started_ns", "tools")
+    __slots__ = (
+        "_chunks", "_last_chunk_ns", "_metrics", "fields", "first_chunk_ns", "messages", "scope",
+        "tools",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -90,19 +115,25 @@ class OpenCall(OpenSpan):
         fields: dict[str, Any],
         messages: Sequence[Message],
         tools: Sequence[Tool],
+        labels: Mapping[str, Any],
     ) -> None:
-        super().__init__(recorder, span, context, fields["operation"])
+        super().__init__(recorder, span, context, fields["operation"], labels, fields["started_ns"])
         self.fields = fields
         self.scope = current_scope()
         self.messages, self.tools = messages, tools
-        self.started_ns: int = fields["started_ns"]
         self.first_chunk_ns: int | None = None
+        self._last_chunk_ns = 0
         self._chunks: list[str] = []
+        self._metrics = recorder.metrics if recorder.metrics.enabled else None
 
     def chunk(self, text: str | None = None) -> None:
         """A piece of a stream arrived; its text is kept in case the stream is given up."""
         if self.first_chunk_ns is None:
-            self.first_chunk_ns = time.time_ns()
+            self.first_chunk_ns = self._last_chunk_ns = time.time_ns()
+        elif self._metrics is not None:
+            now = time.time_ns()
+            self._metrics.chunk(self.labels, (now - self._last_chunk_ns) / 1e9)
+            self._last_chunk_ns = now
         if text and self.recorder.wants_content:
             self._chunks.append(text)
 
@@ -149,8 +180,21 @@ class OpenCall(OpenSpan):
                     self._mark_failed(error)
         finally:
             self.span.end(ended_ns)
+        if self._metrics is not None:
+            self._measure(usage, error, ended_ns)
         if self.recorder.hooks or global_hooks:
             self.recorder.deliver(self._call(outcome, kept, usage, error, ended_ns))
+
+    @harmless("metrics")
+    def _measure(self, usage: Usage | None, error: str | None, ended_ns: int) -> None:
+        assert self._metrics is not None
+        first = None
+        if self.fields.get("streamed") and self.first_chunk_ns is not None:
+            first = (self.first_chunk_ns - self.started_ns) / 1e9
+        response_model = self.fields.get("response_model")
+        ended = {semconv.RESPONSE_MODEL: response_model, semconv.ERROR_TYPE: error}
+        labels = {**self.labels, **self.attributes, **ended}
+        self._metrics.call_ended(labels, usage, (ended_ns - self.started_ns) / 1e9, first)
 
     def _end_attributes(
         self, outcome: Outcome, replies: Sequence[Reply], kept: Sequence[Reply], usage: Usage | None
@@ -166,6 +210,7 @@ class OpenCall(OpenSpan):
             attributes[semconv.USAGE_INPUT_TOKENS] = usage.input_tokens
             attributes[semconv.USAGE_OUTPUT_TOKENS] = usage.output_tokens
             attributes[semconv.USAGE_CACHE_READ_TOKENS] = usage.cached_tokens
+            attributes[semconv.USAGE_CACHE_WRITE_TOKENS] = usage.cache_write_tokens
             attributes[semconv.USAGE_REASONING_TOKENS] = usage.reasoning_tokens
         if self.fields.get("streamed") and self.first_chunk_ns is not None:
             waited = (self.first_chunk_ns - self.started_ns) / 1e9
@@ -204,13 +249,15 @@ class Recorder:
     """Opens calls and spans on one tracer, and hands ended calls to a store and hooks.
 
     ``store``: anything with ``write(call)``. ``redact``: see ``content.Redact``. ``app``: a name
-    for the program, kept in each record. ``tracer_provider``: default the global one.
+    for the program, kept in each record. ``tracer_provider``, ``meter_provider``: default the
+    global ones.
     """
 
     def __init__(
         self,
         *,
         tracer_provider: TracerProvider | None = None,
+        meter_provider: MeterProvider | None = None,
         store: CallSink | None = None,
         hooks: Sequence[CallHook] = (),
         redact: content.Redact | None = None,
@@ -223,6 +270,7 @@ class Recorder:
         if store is not None:
             self.hooks.append(store.write)
         self.content_on_spans = content.spans_carry_content()
+        self.metrics = Metrics(meter_provider)
         self._tracer = trace.get_tracer("slm_adapters", _version(), tracer_provider=tracer_provider)
 
     @property
@@ -302,7 +350,7 @@ class Recorder:
         kind = semconv.span_kind(operation, in_process=in_process)
         name = semconv.span_name(operation, model)
         span, context = self._start(name, kind, attributes, parent, started)
-        return OpenCall(self, span, context, fields, messages, tools)
+        return OpenCall(self, span, context, fields, messages, tools, attributes)
 
     def span(
         self,
@@ -316,8 +364,9 @@ class Recorder:
         """Start an agent, task, tool or workflow span."""
         attributes = {semconv.OPERATION_NAME: operation, **(attributes or {})}
         name, kind = semconv.span_name(operation, target), semconv.span_kind(operation)
-        span, context = self._start(name, kind, attributes, parent, start_ns)
-        return OpenSpan(self, span, context, operation)
+        started = start_ns or time.time_ns()
+        span, context = self._start(name, kind, attributes, parent, started)
+        return OpenSpan(self, span, context, operation, attributes, started)
 
     def _start(
         self,

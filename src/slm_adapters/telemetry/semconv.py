@@ -6,7 +6,9 @@ Own names start with ``slm_adapters.``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from opentelemetry.trace import SpanKind
@@ -41,6 +43,7 @@ RESPONSE_TIME_TO_FIRST_CHUNK = "gen_ai.response.time_to_first_chunk"
 USAGE_INPUT_TOKENS = "gen_ai.usage.input_tokens"
 USAGE_OUTPUT_TOKENS = "gen_ai.usage.output_tokens"
 USAGE_CACHE_READ_TOKENS = "gen_ai.usage.cache_read.input_tokens"
+USAGE_CACHE_WRITE_TOKENS = "gen_ai.usage.cache_write.input_tokens"
 USAGE_REASONING_TOKENS = "gen_ai.usage.reasoning.output_tokens"
 
 # Content, opt-in
@@ -119,3 +122,133 @@ def request_attributes(params: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(count, int) and count > 1:
         attributes["gen_ai.request.choice.count"] = count
     return attributes
+
+
+#: Frameworks' and providers' spellings -> the conventions' finish reasons.
+_FINISH_REASONS = {
+    "tool_calls": "tool_call",
+    "tool_use": "tool_call",
+    "function_call": "tool_call",
+    "end_turn": "stop",
+    "stop_sequence": "stop",
+    "eos": "stop",
+    "eos_token": "stop",
+    "max_tokens": "length",
+    "max_output_tokens": "length",
+    "model_length": "length",
+    "safety": "content_filter",
+    "refusal": "content_filter",
+}
+
+#: Frameworks' provider names -> the conventions' well-known ones; others stay as they are.
+_PROVIDERS = {
+    "amazon_bedrock": "aws.bedrock",
+    "bedrock": "aws.bedrock",
+    "bedrock_converse": "aws.bedrock",
+    "azure": "azure.ai.openai",
+    "azure_openai": "azure.ai.openai",
+    "azure_ai": "azure.ai.inference",
+    "gemini": "gcp.gemini",
+    "google": "gcp.gemini",
+    "google_genai": "gcp.gemini",
+    "google_vertexai": "gcp.vertex_ai",
+    "vertex_ai": "gcp.vertex_ai",
+    "mistral": "mistral_ai",
+    "mistralai": "mistral_ai",
+    "watsonx": "ibm.watsonx.ai",
+    "xai": "x_ai",
+}
+
+
+def finish_reason(value: Any, *, has_tool_calls: bool = False) -> str | None:
+    """``tool_calls``, ``end_turn``, ``MAX_TOKENS``, ... as the conventions spell them."""
+    if not isinstance(value, str) or not value:
+        return "tool_call" if has_tool_calls else None
+    word = value.lower()
+    return _FINISH_REASONS.get(word, word)
+
+
+def provider_name(value: str | None) -> str | None:
+    """``azure`` -> ``azure.ai.openai``, ...; a name without a well-known spelling is kept."""
+    return _PROVIDERS.get(value.lower(), value.lower()) if value else None
+
+
+# Metrics. The keys are this package's; a profile says what each is called.
+METRIC_DURATION = "duration"
+METRIC_FIRST_CHUNK = "time_to_first_chunk"
+METRIC_PER_CHUNK = "time_per_output_chunk"
+METRIC_TOKENS = "tokens"
+METRIC_CALL_TOKENS = "gen_ai.client.inference.operation"
+METRIC_USAGE = "gen_ai.client.inference.usage"
+METRIC_OF_SPAN = {
+    EXECUTE_TOOL: "gen_ai.execute_tool.duration",
+    INVOKE_AGENT: "gen_ai.invoke_agent.duration",
+    INVOKE_WORKFLOW: "gen_ai.invoke_workflow.duration",
+}
+TOKEN_TYPE = "gen_ai.token.type"  # noqa: S105 - a label, not a secret
+TOKEN_MODALITY = "gen_ai.token.modality"  # noqa: S105 - a label, not a secret
+
+#: Which generation of the conventions is written; the word is OpenTelemetry's own.
+OPT_IN_VARIABLE = "OTEL_SEMCONV_STABILITY_OPT_IN"
+_LATEST = "gen_ai_latest_experimental"
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """The names that differ between two generations of the conventions."""
+
+    name: str
+    metrics: Mapping[str, str]
+
+
+#: Default: what the official instrumentations emit today, so that dashboards match.
+PROFILE_1_41 = Profile(
+    "1.41",
+    {
+        METRIC_DURATION: "gen_ai.client.operation.duration",
+        METRIC_FIRST_CHUNK: "gen_ai.client.operation.time_to_first_chunk",
+        METRIC_PER_CHUNK: "gen_ai.client.operation.time_per_output_chunk",
+        METRIC_TOKENS: "gen_ai.client.token.usage",
+    },
+)
+PROFILE_LATEST = Profile(
+    "latest",
+    {
+        METRIC_DURATION: "gen_ai.client.inference.duration",
+        METRIC_FIRST_CHUNK: "gen_ai.client.inference.time_to_first_chunk",
+        METRIC_PER_CHUNK: "gen_ai.client.inference.time_per_output_chunk",
+    },
+)
+
+
+def profile() -> Profile:
+    """The profile ``OTEL_SEMCONV_STABILITY_OPT_IN`` asks for."""
+    words = os.environ.get(OPT_IN_VARIABLE, "").split(",")
+    return PROFILE_LATEST if _LATEST in (word.strip() for word in words) else PROFILE_1_41
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """A histogram's name, unit and bucket boundaries."""
+
+    name: str
+    unit: str
+    description: str
+    buckets: Sequence[float]
+
+
+_SECONDS = [0.01 * 2**i for i in range(14)]
+_TOKENS = [float(4**i) for i in range(14)]
+_AGENT_SECONDS = [0.1 * 2**i for i in range(13)]
+_WORKFLOW_SECONDS = [1.0, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200]
+
+
+def metric(name: str) -> Metric:
+    """Unit and buckets of a histogram by its full name."""
+    if name.endswith(("tokens", "token.usage")):
+        return Metric(name, "{token}", "Tokens used by a model call", _TOKENS)
+    if name == METRIC_OF_SPAN[INVOKE_AGENT]:
+        return Metric(name, "s", "Duration of an agent invocation", _AGENT_SECONDS)
+    if name == METRIC_OF_SPAN[INVOKE_WORKFLOW]:
+        return Metric(name, "s", "Duration of a workflow", _WORKFLOW_SECONDS)
+    return Metric(name, "s", "Duration within a model or tool call", _SECONDS)

@@ -6,35 +6,56 @@ Everything that goes to a span, a store or a hook passes through ``Redaction.app
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..calls import Message, Reply, Tool, ToolCall
 from . import semconv
 from .harmless import note_failure, warn_once
 
-__all__ = ["REDACTED", "Redact", "Redaction", "input_json", "output_json", "spans_carry_content"]
+__all__ = ["REDACTED", "CaptureMode", "Redact", "Redaction", "capture_mode"]
+
+#: Characters of content one attribute may hold; collectors refuse requests of some megabytes.
+LIMIT = 64_000
 
 #: A user function over structured messages: returns the messages that may be kept.
 Redact = Callable[[Sequence[Message]], Sequence[Message]]
 
 REDACTED = "[content dropped: the redactor failed]"
 
-_ON_SPANS = {"span_only", "span_and_event", "true", "1"}
-_NOT_ON_SPANS = {"", "no_content", "event_only", "false", "0"}
+_MODES = {
+    "": (False, False),
+    "no_content": (False, False),
+    "false": (False, False),
+    "0": (False, False),
+    "span_only": (True, False),
+    "event_only": (False, True),
+    "span_and_event": (True, True),
+    # Older spellings; the official packages reject them, LiteLLM reads them as EVENT_ONLY.
+    "true": (True, False),
+    "1": (True, False),
+}
 
 
-def spans_carry_content() -> bool:
-    """The OpenTelemetry switch; ``true`` (an older spelling) means SPAN_ONLY here."""
+class CaptureMode(NamedTuple):
+    """Where message content may go."""
+
+    on_spans: bool
+    on_events: bool
+
+
+def capture_mode() -> CaptureMode:
+    """The OpenTelemetry switches for content; an unknown word captures nothing, with a warning."""
     value = os.environ.get(semconv.CAPTURE_CONTENT_VARIABLE, "").strip().lower()
-    if value not in _ON_SPANS | _NOT_ON_SPANS:
+    if value not in _MODES:
         warn_once(
             "content switch",
             f"{semconv.CAPTURE_CONTENT_VARIABLE}={value!r} is not known, so no content is "
             "captured: use SPAN_ONLY, EVENT_ONLY, SPAN_AND_EVENT or NO_CONTENT.",
         )
-    return value in _ON_SPANS
+    return CaptureMode(*_MODES.get(value, (False, False)))
 
 
 class Redaction:
@@ -74,18 +95,33 @@ class Redaction:
 
 
 def input_json(messages: Iterable[Message]) -> str:
-    """``gen_ai.input.messages`` as a JSON string."""
-    return _dumps([_message(message) for message in messages])
+    """``gen_ai.input.messages`` as a JSON string within the size limit."""
+    return _fitted(input_parts(messages))
 
 
 def output_json(replies: Iterable[Reply]) -> str:
-    """``gen_ai.output.messages``: one message per choice, as a JSON string."""
-    return _dumps([_message(r.message) | {"finish_reason": r.finish_reason} for r in replies])
+    """``gen_ai.output.messages``: one message per choice, as a JSON string within the limit."""
+    return _fitted(output_parts(replies))
+
+
+def input_parts(messages: Iterable[Message]) -> list[dict[str, Any]]:
+    """Messages as the conventions structure them."""
+    return [_message(message) for message in messages]
+
+
+def output_parts(replies: Iterable[Reply]) -> list[dict[str, Any]]:
+    """Answers as the conventions structure them."""
+    return [_message(r.message) | {"finish_reason": r.finish_reason} for r in replies]
 
 
 def tool_definitions_json(tools: Iterable[Tool]) -> str:
     """``gen_ai.tool.definitions``: type and name only, the conventions' default."""
-    return _dumps([{"type": "function", "name": tool.name} for tool in tools])
+    return _dumps(tool_definitions(tools))
+
+
+def tool_definitions(tools: Iterable[Tool]) -> list[dict[str, Any]]:
+    """Tools as the conventions structure them by default."""
+    return [{"type": "function", "name": tool.name} for tool in tools]
 
 
 def _message(message: Message) -> dict[str, Any]:
@@ -122,5 +158,57 @@ def _tool_call(call: ToolCall) -> dict[str, Any]:
     return {"type": "tool_call", "id": call.id, "name": call.name, "arguments": arguments}
 
 
+def text_within_limit(text: str) -> str:
+    """A tool's arguments or result, cut at the size limit with a mark."""
+    return text if len(text) <= LIMIT else _cut(text, LIMIT)
+
+
+def _fitted(messages: list[dict[str, Any]]) -> str:
+    """JSON of at most about ``LIMIT`` characters: the longest texts are cut, never the JSON."""
+    text = _dumps(messages)
+    longest = LIMIT
+    while len(text) > LIMIT and longest > 64:
+        longest //= 2
+        text = _dumps(_with_texts_cut(messages, longest))
+    if len(text) <= LIMIT:
+        return text
+    # Thousands of messages: the first and the last say most about what was asked.
+    left_out = len(messages) - 2
+    note = {"role": "system", "parts": [{"type": "text", "content": f"[{left_out} messages cut]"}]}
+    return _dumps(_with_texts_cut([messages[0], note, messages[-1]], LIMIT // 8))
+
+
+def _with_texts_cut(value: Any, longest: int) -> Any:
+    if isinstance(value, str):
+        return value if len(value) <= longest else _cut(value, longest)
+    if isinstance(value, dict):
+        return {key: _with_texts_cut(item, longest) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_with_texts_cut(item, longest) for item in value]
+    return value
+
+
+def _cut(text: str, longest: int) -> str:
+    return f"{text[:longest]}…[{len(text) - longest} characters cut]"
+
+
 def _dumps(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, default=str)
+    try:
+        return json.dumps(value, ensure_ascii=False, default=str, allow_nan=False)
+    except (ValueError, RecursionError, TypeError):
+        # NaN, cycles, keys that are no strings: still valid JSON, only less exact.
+        return json.dumps(_tamed(value, 12), ensure_ascii=False)
+
+
+def _tamed(value: Any, depth: int) -> Any:
+    if depth == 0:
+        return "[too deep]"
+    if isinstance(value, dict):
+        return {str(key): _tamed(item, depth - 1) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_tamed(item, depth - 1) for item in value]
+    if value is None or isinstance(value, str | int):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    return str(value)

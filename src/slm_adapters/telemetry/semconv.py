@@ -75,6 +75,8 @@ QUANTIZATION = "slm_adapters.quantization"
 DECODE_RATE = "slm_adapters.decode.tokens_per_second"
 QUEUE_TIME = "slm_adapters.queue.seconds"
 
+CONTENT_EVENT = "gen_ai.client.inference.operation.details"
+
 #: The environment switch for content on spans (see ``content.py``).
 CAPTURE_CONTENT_VARIABLE = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
 

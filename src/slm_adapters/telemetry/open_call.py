@@ -1,0 +1,246 @@
+"""An open call or span: filled in while it runs, ended exactly once."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from opentelemetry.context import Context
+from opentelemetry.trace import Span, Status, StatusCode
+
+from ..calls import Call, Message, Outcome, Reply, Tool, Usage, current_scope
+from . import content, semconv
+from .harmless import harmless
+
+if TYPE_CHECKING:
+    from .recorder import Recorder
+
+__all__ = ["CallHook", "OpenCall", "OpenSpan", "error_type", "global_hooks"]
+
+#: Called once with every ended call, whatever the sampling decision; exceptions are counted.
+CallHook = Callable[[Call], None]
+
+#: Hooks every recorder feeds, for test doubles that watch a whole process.
+global_hooks: list[CallHook] = []
+
+
+class OpenSpan:
+    """An open agent, task, tool or workflow span. Ends once; later ends are ignored."""
+
+    __slots__ = (
+        "_ended", "attributes", "context", "labels", "operation", "recorder", "span", "started_ns",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        recorder: Recorder,
+        span: Span,
+        context: Context,
+        operation: str,
+        labels: Mapping[str, Any],
+        started_ns: int,
+    ) -> None:
+        self.recorder, self.span, self.operation = recorder, span, operation
+        self.started_ns = started_ns
+        #: What the span was started with; metrics pick their labels from it.
+        self.labels = labels
+        #: OpenTelemetry context with this span as the current one: the parent of what is inside.
+        self.context = context
+        self.attributes: dict[str, Any] = {}
+        self._ended = False
+
+    @property
+    def ended(self) -> bool:
+        return self._ended
+
+    def note(self, **attributes: Any) -> None:
+        """Add attributes by semconv name, written when the span ends."""
+        self.attributes.update(attributes)
+
+    @harmless("ending a span")
+    def end(self, error: BaseException | str | None = None, *, end_ns: int | None = None) -> None:
+        """End the span; ``error`` is an exception or the name of its class."""
+        if not self._close():
+            return
+        kind = error_type(error) if error is not None else None
+        if kind is not None:
+            self._mark_failed(kind)
+        self._write(self.attributes)
+        end_ns = end_ns or time.time_ns()
+        self.span.end(end_ns)
+        metrics = self.recorder.metrics
+        if metrics.enabled:
+            labels = {**self.labels, **self.attributes, semconv.ERROR_TYPE: kind}
+            metrics.span_ended(self.operation, labels, (end_ns - self.started_ns) / 1e9)
+
+    def _close(self) -> bool:
+        was_open, self._ended = not self._ended, True
+        return was_open
+
+    def _mark_failed(self, kind: str) -> None:
+        # The class only: exception texts may quote the prompt.
+        self.span.set_attribute(semconv.ERROR_TYPE, kind)
+        self.span.set_status(Status(StatusCode.ERROR, kind))
+
+    def _write(self, attributes: Mapping[str, Any]) -> None:
+        if self.span.is_recording():
+            self.span.set_attributes({k: v for k, v in attributes.items() if v is not None})
+
+
+class OpenCall(OpenSpan):
+    """A model call in flight. Fields may be filled in until it ends."""
+
+    __slots__ = (
+        "_chunks", "_last_chunk_ns", "_metrics", "fields", "first_chunk_ns", "messages", "scope",
+        "tools",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        recorder: Recorder,
+        span: Span,
+        context: Context,
+        fields: dict[str, Any],
+        messages: Sequence[Message],
+        tools: Sequence[Tool],
+        labels: Mapping[str, Any],
+    ) -> None:
+        super().__init__(recorder, span, context, fields["operation"], labels, fields["started_ns"])
+        self.fields = fields
+        self.scope = current_scope()
+        self.messages, self.tools = messages, tools
+        self.first_chunk_ns: int | None = None
+        self._last_chunk_ns = 0
+        self._chunks: list[str] = []
+        self._metrics = recorder.metrics if recorder.metrics.enabled else None
+
+    def chunk(self, text: str | None = None) -> None:
+        """A piece of a stream arrived; its text is kept in case the stream is given up."""
+        if self.first_chunk_ns is None:
+            self.first_chunk_ns = self._last_chunk_ns = time.time_ns()
+        elif self._metrics is not None:
+            now = time.time_ns()
+            self._metrics.chunk(self.labels, (now - self._last_chunk_ns) / 1e9)
+            self._last_chunk_ns = now
+        if text and self.recorder.wants_content:
+            self._chunks.append(text)
+
+    def finish(
+        self,
+        replies: Sequence[Reply] = (),
+        usage: Usage | None = None,
+        *,
+        response_model: str | None = None,
+        response_id: str | None = None,
+        end_ns: int | None = None,
+    ) -> None:
+        """The call succeeded."""
+        self.fields.update(response_model=response_model, response_id=response_id)
+        self._finish("finished", tuple(replies), usage, None, end_ns)
+
+    def fail(self, error: BaseException | str, *, end_ns: int | None = None) -> None:
+        """The call raised; ``error`` is the exception or the name of its class."""
+        self._finish("failed", (), None, error_type(error), end_ns)
+
+    def abandon(self, usage: Usage | None = None, *, end_ns: int | None = None) -> None:
+        """The caller stopped listening: an end, but not an error. Streamed text is kept."""
+        text = "".join(self._chunks)
+        replies = (Reply(Message("assistant", text), "error"),) if text else ()
+        self._finish("abandoned", replies, usage, None, end_ns)
+
+    @harmless("ending a call")
+    def _finish(
+        self,
+        outcome: Outcome,
+        replies: tuple[Reply, ...],
+        usage: Usage | None,
+        error: str | None,
+        end_ns: int | None,
+    ) -> None:
+        if not self._close():
+            return
+        ended_ns = end_ns or time.time_ns()
+        try:
+            kept = self.recorder.redaction.apply_to_replies(replies) if replies else ()
+            ended = self._end_attributes(outcome, replies, usage)
+            if self.span.is_recording():
+                if kept and self.recorder.content_on_spans:
+                    self.span.set_attribute(semconv.OUTPUT_MESSAGES, content.output_json(kept))
+                self._write(ended)
+                if error is not None:
+                    self._mark_failed(error)
+            if self.recorder.events is not None:
+                self.recorder.events.emit(self, {**self.labels, **ended}, kept, error, ended_ns)
+        finally:
+            self.span.end(ended_ns)
+        if self._metrics is not None:
+            self._measure(usage, error, ended_ns)
+        if self.recorder.hooks or global_hooks:
+            self.recorder.deliver(self._call(outcome, kept, usage, error, ended_ns))
+
+    @harmless("metrics")
+    def _measure(self, usage: Usage | None, error: str | None, ended_ns: int) -> None:
+        assert self._metrics is not None
+        first = None
+        if self.fields.get("streamed") and self.first_chunk_ns is not None:
+            first = (self.first_chunk_ns - self.started_ns) / 1e9
+        response_model = self.fields.get("response_model")
+        ended = {semconv.RESPONSE_MODEL: response_model, semconv.ERROR_TYPE: error}
+        labels = {**self.labels, **self.attributes, **ended}
+        self._metrics.call_ended(labels, usage, (ended_ns - self.started_ns) / 1e9, first)
+
+    def _end_attributes(
+        self, outcome: Outcome, replies: Sequence[Reply], usage: Usage | None
+    ) -> dict[str, Any]:
+        reasons = [reply.finish_reason or "stop" for reply in replies]
+        attributes: dict[str, Any] = {
+            semconv.RESPONSE_MODEL: self.fields.get("response_model"),
+            semconv.RESPONSE_ID: self.fields.get("response_id"),
+            semconv.RESPONSE_FINISH_REASONS: reasons if outcome == "finished" else ["error"],
+            semconv.OUTCOME: outcome if outcome != "finished" else None,
+        }
+        if usage is not None:
+            attributes[semconv.USAGE_INPUT_TOKENS] = usage.input_tokens
+            attributes[semconv.USAGE_OUTPUT_TOKENS] = usage.output_tokens
+            attributes[semconv.USAGE_CACHE_READ_TOKENS] = usage.cached_tokens
+            attributes[semconv.USAGE_CACHE_WRITE_TOKENS] = usage.cache_write_tokens
+            attributes[semconv.USAGE_REASONING_TOKENS] = usage.reasoning_tokens
+        if self.fields.get("streamed") and self.first_chunk_ns is not None:
+            waited = (self.first_chunk_ns - self.started_ns) / 1e9
+            attributes[semconv.RESPONSE_TIME_TO_FIRST_CHUNK] = waited
+        return attributes | self.attributes
+
+    def _call(
+        self,
+        outcome: Outcome,
+        replies: tuple[Reply, ...],
+        usage: Usage | None,
+        error: str | None,
+        ended_ns: int,
+    ) -> Call:
+        span_context = self.span.get_span_context()
+        valid = span_context.is_valid
+        return Call(
+            **self.fields,
+            trace_id=f"{span_context.trace_id:032x}" if valid else None,
+            span_id=f"{span_context.span_id:016x}" if valid else None,
+            messages=tuple(self.messages),
+            tools=tuple(self.tools),
+            replies=replies,
+            usage=usage,
+            first_chunk_ns=self.first_chunk_ns if self.fields.get("streamed") else None,
+            ended_ns=ended_ns,
+            outcome=outcome,
+            error_type=error,
+            attributes={**self.scope.attributes, **self.attributes},
+        )
+
+
+def error_type(error: BaseException | str) -> str:
+    """``error.type``: the qualified class name; builtins without a module."""
+    if isinstance(error, str):
+        return error
+    kind = type(error)
+    plain = kind.__module__ in ("builtins", "__main__")
+    return kind.__qualname__ if plain else f"{kind.__module__}.{kind.__qualname__}"

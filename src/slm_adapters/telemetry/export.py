@@ -50,12 +50,14 @@ def export_traces(
     headers: dict[str, str] | None = None,
     service_name: str | None = None,
     timeout_s: float = 10.0,
+    provider: Any = None,
 ) -> TraceExport:
     """Export spans over OTLP: ``export_traces("http://localhost:4318")``.
 
     Missing arguments come from the standard ``OTEL_EXPORTER_OTLP_*`` and ``OTEL_SERVICE_NAME``
     variables. ``protocol`` defaults to gRPC for port 4317, else HTTP. An existing SDK provider
-    gets one more exporter; without one, a new provider is made global. An endpoint that is down
+    gets one more exporter; without one, a new provider is made global. ``provider``: export the
+    spans of this SDK provider instead, and set nothing global. An endpoint that is down
     costs one warning. Raises ``MissingExtraError`` without the OpenTelemetry SDK.
     """
     try:
@@ -65,7 +67,7 @@ def export_traces(
     except ImportError:
         raise MissingExtraError("export_traces()", "opentelemetry-sdk", "otlp") from None
     exporter = _quiet(_exporter(endpoint, protocol, headers, timeout_s), endpoint)
-    provider = trace.get_tracer_provider()
+    provider = provider or trace.get_tracer_provider()
     if not isinstance(provider, TracerProvider):
         attributes = {"service.name": service_name} if service_name else {}
         provider = TracerProvider(resource=Resource.create(attributes))

@@ -1,0 +1,5 @@
+"""``python -m slm_adapters``."""
+
+from .cli import main
+
+main()

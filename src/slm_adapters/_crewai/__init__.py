@@ -1,0 +1,1 @@
+"""The parts of ``slm_adapters.crewai``; import from there."""

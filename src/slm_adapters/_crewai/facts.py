@@ -1,0 +1,49 @@
+"""What a model class knows about its own call and CrewAI's events do not carry."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..calls import Reply, Usage
+
+__all__ = ["CallFacts", "facts_for", "sharing_facts"]
+
+
+@dataclass
+class CallFacts:
+    """Shared by one model call and the recorders that see its events; filled in as it runs."""
+
+    source: Any
+    provider: str
+    in_process: bool
+    response_format: dict[str, Any] | None = None
+    attributes: dict[str, Any] = field(default_factory=dict)
+    reply: Reply | None = None
+    usage: Usage | None = None
+    response_model: str | None = None
+    #: Set by a recorder that opened a call for it: the model then opens none itself.
+    recorded: bool = False
+
+
+_facts: ContextVar[CallFacts | None] = ContextVar("slm_adapters_crewai_facts", default=None)
+
+
+def facts_for(source: Any) -> CallFacts | None:
+    """The facts of the call ``source`` is making here, if it is one of ours."""
+    facts = _facts.get()
+    return facts if facts is not None and facts.source is source else None
+
+
+@contextmanager
+def sharing_facts(facts: CallFacts) -> Iterator[None]:
+    """Let recorders see ``facts`` inside the block."""
+    outer = _facts.get()
+    _facts.set(facts)
+    try:
+        yield
+    finally:
+        _facts.set(outer)

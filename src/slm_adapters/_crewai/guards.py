@@ -1,0 +1,225 @@
+"""What CrewAI's events do not tell: calls that raise or return without an end event.
+
+Three facts of CrewAI 1.15 make this necessary: context-length errors and every
+``BaseException`` leave a started event without its end, a custom ``BaseLLM`` may emit no
+events at all, and a retried call is only visible to the retry loop.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from crewai.llms import base_llm
+from opentelemetry import context as otel_context
+from opentelemetry.context import Context
+
+from ..telemetry.harmless import note_failure, shielded
+
+if TYPE_CHECKING:
+    from .bus import EventSink
+
+__all__ = ["Attempt", "Boundary", "current_boundary", "install", "saw_call", "uninstall"]
+
+_RETRY_LOOPS = ("run_with_rate_limit_retry", "arun_with_rate_limit_retry")
+_CALL_ARGUMENTS = (
+    "messages",
+    "tools",
+    "callbacks",
+    "available_functions",
+    "from_task",
+    "from_agent",
+    "response_model",
+)
+
+
+@dataclass(eq=False)
+class Boundary:
+    """A call into CrewAI that is running: what it opens ends with it at the latest."""
+
+    outer: Boundary | None
+
+
+@dataclass(eq=False)
+class Attempt(Boundary):
+    """One attempt of ``llm.call``; handed to the sinks if it emitted no events."""
+
+    llm: Any
+    arguments: dict[str, Any]
+    number: int
+    started_ns: int = field(default_factory=time.time_ns)
+    ended_ns: int = 0
+    ambient: Context = field(default_factory=otel_context.get_current)
+    seen: bool = False
+    result: Any = None
+    error: BaseException | None = None
+
+
+_boundary: ContextVar[Boundary | None] = ContextVar("slm_adapters_crewai", default=None)
+_undo: list[Callable[[], None]] = []
+
+
+def _no_sinks() -> tuple[EventSink, ...]:
+    return ()
+
+
+_sinks: Callable[[], tuple[EventSink, ...]] = _no_sinks
+
+
+def current_boundary() -> Boundary | None:
+    """The innermost call into CrewAI around the running code."""
+    return _boundary.get()
+
+
+def saw_call() -> None:
+    """A started event came: this attempt, and those around it, speak for themselves."""
+    _mark_seen(_boundary.get())
+
+
+def _mark_seen(boundary: Boundary | None) -> None:
+    while boundary is not None:
+        if isinstance(boundary, Attempt):
+            boundary.seen = True
+        boundary = boundary.outer
+
+
+def install(sinks: Callable[[], tuple[EventSink, ...]]) -> None:
+    """Watch the retry loops and the entry points of crews, agents and flows."""
+    global _sinks
+    _sinks = sinks
+    for name in _RETRY_LOOPS:
+        with shielded("watching CrewAI's retry loop"):
+            _replace(base_llm, name, _watched_loop(getattr(base_llm, name)))
+    for owner, name in _entry_points():
+        with shielded("watching a CrewAI entry point"):
+            _replace(owner, name, _watched_entry(vars(owner)[name]))
+
+
+def uninstall() -> None:
+    """Put everything back that is still ours."""
+    global _sinks
+    while _undo:
+        _undo.pop()()
+    _sinks = _no_sinks
+
+
+def _replace(owner: Any, name: str, replacement: Any) -> None:
+    original = vars(owner)[name]
+    setattr(owner, name, replacement)
+
+    def put_back() -> None:
+        if vars(owner).get(name) is replacement:
+            setattr(owner, name, original)
+
+    _undo.append(put_back)
+
+
+def _entry_points() -> list[tuple[Any, str]]:
+    from crewai import Agent, Crew
+    from crewai.flow.flow import Flow
+
+    wanted = [(Crew, "kickoff"), (Crew, "akickoff"), (Agent, "kickoff"), (Agent, "akickoff")]
+    wanted.append((Flow, "kickoff_async"))
+    return [(owner, name) for owner, name in wanted if name in vars(owner)]
+
+
+def _watched_entry(function: Callable[..., Any]) -> Callable[..., Any]:
+    if inspect.iscoroutinefunction(function):
+
+        @functools.wraps(function)
+        async def awatched(*args: Any, **kwargs: Any) -> Any:
+            with _inside(Boundary(_boundary.get())):
+                return await function(*args, **kwargs)
+
+        return awatched
+
+    @functools.wraps(function)
+    def watched(*args: Any, **kwargs: Any) -> Any:
+        with _inside(Boundary(_boundary.get())):
+            return function(*args, **kwargs)
+
+    return watched
+
+
+@contextmanager
+def _inside(boundary: Boundary) -> Iterator[None]:
+    """Make ``boundary`` the current one; if the block raises, end what it left open."""
+    _boundary.set(boundary)
+    try:
+        yield
+    except BaseException as error:
+        for sink in _sinks():
+            with shielded("ending spans after an exception"):
+                sink.unwind(boundary, error)
+        raise
+    finally:
+        _boundary.set(boundary.outer)
+
+
+def _watched_loop(loop: Callable[..., Any]) -> Callable[..., Any]:
+    if inspect.iscoroutinefunction(loop):
+
+        @functools.wraps(loop)
+        async def awatched(operation: Callable[[], Any], **options: Any) -> Any:
+            numbers = iter(range(1, 1000))
+
+            async def attempt() -> Any:
+                with _attempting(operation, next(numbers)) as call:
+                    call.result = await operation()
+                return call.result
+
+            return await loop(attempt, **options)
+
+        return awatched
+
+    @functools.wraps(loop)
+    def watched(operation: Callable[[], Any], **options: Any) -> Any:
+        numbers = iter(range(1, 1000))
+
+        def attempt() -> Any:
+            with _attempting(operation, next(numbers)) as call:
+                call.result = operation()
+            return call.result
+
+        return loop(attempt, **options)
+
+    return watched
+
+
+@contextmanager
+def _attempting(operation: Callable[[], Any], number: int) -> Iterator[Attempt]:
+    attempt = _attempt(operation, number)
+    try:
+        with _inside(attempt):
+            yield attempt
+    except BaseException as error:
+        attempt.error = error
+        raise
+    finally:
+        if not attempt.seen and attempt.llm is not None:
+            attempt.ended_ns = time.time_ns()
+            # What wraps another LLM has its record in the one inside.
+            _mark_seen(attempt.outer)
+            for sink in _sinks():
+                with shielded("recording a model call without events"):
+                    sink.silent_call(attempt)
+
+
+def _attempt(operation: Callable[[], Any], number: int) -> Attempt:
+    llm, arguments = None, {}
+    try:
+        names = operation.__code__.co_freevars
+        cells = (cell.cell_contents for cell in operation.__closure__ or ())
+        inside = dict(zip(names, cells, strict=True))
+        llm = inside.get("instance")
+        arguments = dict(zip(_CALL_ARGUMENTS, inside.get("args") or (), strict=False))
+        arguments.update(inside.get("kwargs") or {})
+    except Exception as error:
+        note_failure("reading a CrewAI model call", error)
+    return Attempt(_boundary.get(), llm, arguments, number)

@@ -1,0 +1,405 @@
+"""``SLM``: a CrewAI LLM answered by a small model in this process."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import inspect
+import threading
+from collections.abc import Sequence
+from os import PathLike, fspath
+from typing import Any
+
+import crewai.agents.agent_builder.base_agent as _base_agent
+from crewai.llms.base_llm import BaseLLM
+from crewai.llms.context_window import CONTEXT_WINDOW_USAGE_RATIO
+from crewai.types.usage_metrics import UsageMetrics
+from pydantic import Field, PrivateAttr, field_serializer
+
+from ..calls import Message, Tool, Usage
+from ..engine.engine import ChatEngine, ChatRequest, Completion
+from ..errors import InvalidFallbackError, SLMAdaptersError
+from ..routing.fallback import Fallbacks
+from ..telemetry.harmless import shielded
+from . import convert, patches
+from .turn import Asked, Turn
+
+__all__ = ["SLM"]
+
+#: Fields of BaseLLM that a local model has no use for.
+_UNSUPPORTED = ("n", "frequency_penalty", "presence_penalty", "api_key", "base_url")
+
+
+class SLM(BaseLLM):
+    """A small language model as an agent's LLM.
+
+    ``model``: a Hugging Face id or local path, ``"bundled"``, or an engine. ``fallback``: the LLM
+    that answers what the small one cannot (a CrewAI LLM, or a model name for ``crewai.LLM``);
+    ``fallback_count`` and ``fallback_reasons`` tell how often. Without one, the typed error of
+    ``slm_adapters.errors`` surfaces. Weights are loaded on the first call and shared by every
+    SLM of the same model. ``timeout``: seconds per call.
+
+        Agent(role="Triage", ..., llm=SLM("Qwen/Qwen3-1.7B", fallback="gpt-4.1-mini"))
+    """
+
+    llm_type: str = "slm"
+    provider: str = "slm_adapters"
+    quantization: str = "auto"
+    device: str | None = None
+    dtype: str | None = None
+    revision: str | None = None
+    trust_remote_code: bool = False
+    context_window: int | None = None
+    timeout: float | None = None
+    top_k: int | None = None
+    fallback: Any = Field(default=None, repr=False)
+
+    _source: Any = PrivateAttr(default=None)
+    _engine: ChatEngine | None = PrivateAttr(default=None)
+    _fallback_llm: BaseLLM | None = PrivateAttr(default=None)
+    _fallbacks: Fallbacks = PrivateAttr(default_factory=Fallbacks)
+    _fallback_usage: dict[str, int] = PrivateAttr(default_factory=dict)
+    _lock: Any = PrivateAttr(default_factory=threading.Lock)
+
+    def __init__(
+        self,
+        model: str | PathLike[str] | ChatEngine,
+        *,
+        fallback: BaseLLM | str | None = None,
+        quantization: str = "auto",
+        temperature: float | None = 0,
+        max_tokens: int | None = None,
+        stop: Sequence[str] | str | None = None,
+        timeout: float | None = None,
+        context_window: int | None = None,
+        device: str | None = None,
+        dtype: str | None = None,
+        revision: str | None = None,
+        trust_remote_code: bool = False,
+        **options: Any,
+    ) -> None:
+        _check_options(type(self), options)
+        _check_fallback(fallback)
+        super().__init__(
+            model=model.name if isinstance(model, ChatEngine) else fspath(model),
+            fallback=fallback,
+            quantization=quantization,
+            temperature=temperature,
+            max_tokens=max_tokens,
+            stop=stop,
+            timeout=timeout,
+            context_window=context_window,
+            device=device,
+            dtype=dtype,
+            revision=revision,
+            trust_remote_code=trust_remote_code,
+            **options,
+        )
+        self._source = model
+        if isinstance(model, ChatEngine):
+            self._engine = model
+
+    # The engine
+
+    @property
+    def engine(self) -> ChatEngine:
+        """The engine that answers; loads it if that has not happened yet."""
+        if self._engine is None:
+            from ..engine.loader import load_engine
+
+            wanted = {
+                "quantization": self.quantization,
+                "device": self.device,
+                "dtype": self.dtype,
+                "revision": self.revision,
+                "context_window": self.context_window,
+                "trust_remote_code": self.trust_remote_code,
+            }
+            given = {name: value for name, value in wanted.items() if value is not None}
+            source = self._source if self._source is not None else self.model
+            self._engine = load_engine(source, **given)
+        return self._engine
+
+    def warm_up(self) -> SLM:
+        """Load the weights now instead of on the first call."""
+        self.engine.warm_up()
+        return self
+
+    @property
+    def engine_provider(self) -> str:
+        """``gen_ai.provider.name``; does not load anything."""
+        return (self._engine or ChatEngine).provider
+
+    @property
+    def in_process(self) -> bool:
+        """Whether the model runs in this process; does not load anything."""
+        return (self._engine or ChatEngine).local
+
+    def request(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Tool],
+        response_format: dict[str, Any] | None,
+        agent: Any = None,
+    ) -> ChatRequest:
+        """The engine's request for these messages, with this model's settings."""
+        limits = [self.timeout, getattr(agent, "max_execution_time", None)]
+        return ChatRequest(
+            tuple(messages),
+            tuple(tools),
+            response_format=response_format,
+            max_tokens=int(self.max_tokens) if self.max_tokens else None,
+            temperature=self.temperature or 0.0,
+            top_p=1.0 if self.top_p is None else self.top_p,
+            top_k=self.top_k,
+            seed=self.seed,
+            stop=tuple(self.stop_sequences),
+            timeout=min((limit for limit in limits if limit), default=None),
+        )
+
+    def agent_is_out_of_time(self, request: ChatRequest) -> bool:
+        """Whether the agent's own time limit ended ``request``, not this model's."""
+        return request.timeout is not None and request.timeout != self.timeout
+
+    # Calls
+
+    def call(
+        self,
+        messages: Any,
+        tools: list[dict[str, Any]] | None = None,
+        callbacks: list[Any] | None = None,
+        available_functions: dict[str, Any] | None = None,
+        from_task: Any = None,
+        from_agent: Any = None,
+        response_model: Any = None,
+    ) -> Any:
+        """Answer as CrewAI expects: text, OpenAI tool calls, a function's result or a model.
+
+        Raises ``ContextOverflowError``, ``GenerationError`` or ``ModelError`` without a fallback.
+        """
+        asked = Asked(
+            messages, tools, callbacks, available_functions, from_task, from_agent, response_model
+        )
+        turn = Turn(self, asked)
+        with turn.recorded():
+            turn.prepare()
+            try:
+                value = turn.accept(self._complete(turn))
+            except SLMAdaptersError as error:
+                if not turn.falls_back(error):
+                    raise
+                with turn.asking_fallback() as fallback:
+                    value = fallback.call(**asked.arguments())
+            if turn.to_execute is None:
+                turn.finish(value)
+            else:
+                with turn.executing(turn.to_execute) as run:
+                    run.result = run.function(**run.arguments)
+                value = str(run.result)
+        return turn.after_hooks(value)
+
+    def _complete(self, turn: Turn) -> Completion:
+        cancel = threading.Event()
+        try:
+            if not turn.streams:
+                return self.engine.complete(turn.request, cancel)
+            for event in self.engine.stream(turn.request, cancel):
+                if isinstance(event, Completion):
+                    return event
+                turn.show(event)
+        except BaseException:
+            cancel.set()
+            raise
+        raise AssertionError("an engine's last event is its Completion")
+
+    async def acall(
+        self,
+        messages: Any,
+        tools: list[dict[str, Any]] | None = None,
+        callbacks: list[Any] | None = None,
+        available_functions: dict[str, Any] | None = None,
+        from_task: Any = None,
+        from_agent: Any = None,
+        response_model: Any = None,
+    ) -> Any:
+        """Like ``call``; cancelling the task stops the generation."""
+        asked = Asked(
+            messages, tools, callbacks, available_functions, from_task, from_agent, response_model
+        )
+        turn = Turn(self, asked)
+        with turn.recorded():
+            turn.prepare()
+            try:
+                value = turn.accept(await self._acomplete(turn))
+            except SLMAdaptersError as error:
+                if not turn.falls_back(error):
+                    raise
+                with turn.asking_fallback() as fallback:
+                    value = await _acall(fallback, asked)
+            if turn.to_execute is None:
+                turn.finish(value)
+            else:
+                with turn.executing(turn.to_execute) as run:
+                    run.result = run.function(**run.arguments)
+                    if inspect.isawaitable(run.result):
+                        run.result = await run.result
+                value = str(run.result)
+        return turn.after_hooks(value)
+
+    async def _acomplete(self, turn: Turn) -> Completion:
+        engine = self._engine or await asyncio.to_thread(lambda: self.engine)
+        if not turn.streams:
+            return await engine.acomplete(turn.request)
+        events = engine.astream(turn.request)
+        try:
+            async for event in events:
+                if isinstance(event, Completion):
+                    return event
+                turn.show(event)
+        finally:
+            await events.aclose()  # type: ignore[attr-defined]
+        raise AssertionError("an engine's last event is its Completion")
+
+    # The fallback
+
+    @property
+    def fallback_count(self) -> int:
+        """How often the fallback answered for this object."""
+        return self._fallbacks.count
+
+    @property
+    def fallback_reasons(self) -> dict[str, int]:
+        """The same by reason: ``{"overflow": 2, "invalid_reply": 1}``."""
+        return self._fallbacks.reasons
+
+    def fallback_llm(self) -> BaseLLM:
+        """The fallback, made on first use if it was given by name."""
+        if self._fallback_llm is None:
+            self._fallback_llm = _crewai_llm(self.fallback)
+        return self._fallback_llm
+
+    # What CrewAI asks of an LLM
+
+    def supports_function_calling(self) -> bool:
+        """True: every model gets its tools, in its own format or a general one."""
+        return True
+
+    def supports_stop_words(self) -> bool:
+        """True: stop words end the generation."""
+        return True
+
+    def get_context_window_size(self) -> int:
+        """Usable tokens: 85 % of the window, as CrewAI counts, of the larger of model and fallback.
+
+        A prompt only the fallback can hold goes there whole instead of being summarized.
+        """
+        own = int((self.context_window or self.engine.context_window) * CONTEXT_WINDOW_USAGE_RATIO)
+        if self.fallback is not None:
+            with shielded("asking the fallback for its window"):
+                return max(own, self.fallback_llm().get_context_window_size())
+        return own
+
+    def get_input_tokens_count(
+        self, messages: Any, tools: Any = None, response_model: Any = None
+    ) -> int:
+        """Exact prompt tokens, by the model's own tokenizer and chat template."""
+        return self.engine.count_tokens(convert.messages_of(messages), convert.tools_of(tools))
+
+    def count_usage(self, usage: Usage) -> None:
+        """Add one call's tokens to this object's counters."""
+        with self._lock:
+            self._track_token_usage_internal(convert.usage_dict(usage))
+
+    def count_fallback_usage(self, usage: dict[str, Any] | None) -> None:
+        """Add what the fallback used on behalf of this object."""
+        metrics = UsageMetrics.from_provider_dict(usage)
+        if metrics is None:
+            return
+        with self._lock:
+            for name, value in metrics.model_dump().items():
+                self._fallback_usage[name] = self._fallback_usage.get(name, 0) + value
+
+    def get_token_usage_summary(self) -> UsageMetrics:
+        """Tokens used by this object and, on its behalf, by the fallback."""
+        with self._lock:
+            summary = UsageMetrics(**self._token_usage)
+            summary.add_usage_metrics(UsageMetrics(**self._fallback_usage))
+        return summary
+
+    # Copies share the weights, never the counters
+
+    def __copy__(self) -> SLM:
+        copied = super().__copy__()
+        copied._start_counting()
+        return copied
+
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> SLM:
+        copied = self.__copy__()
+        copied.stop = list(self.stop)
+        copied.additional_params = copy.deepcopy(self.additional_params, memo)
+        return copied
+
+    def __getstate__(self) -> dict[Any, Any]:
+        source = None if isinstance(self._source, ChatEngine) else self._source
+        return super().__getstate__() | {"__pydantic_private__": {"_source": source}}
+
+    def __setstate__(self, state: dict[Any, Any]) -> None:
+        super().__setstate__(state)
+        for name in self.__private_attributes__:
+            if name != "_source":
+                self._reset(name)
+
+    def _start_counting(self) -> None:
+        for name in ("_token_usage", "_fallbacks", "_fallback_usage", "_lock"):
+            self._reset(name)
+
+    def _reset(self, name: str) -> None:
+        assert self.__pydantic_private__ is not None
+        self.__pydantic_private__[name] = self.__private_attributes__[name].get_default()
+
+    @field_serializer("fallback")
+    def _serialize_fallback(self, fallback: Any) -> str | None:
+        # An LLM object holds keys; only a name is written.
+        return fallback if isinstance(fallback, str) else None
+
+
+def _check_options(kind: type[SLM], options: dict[str, Any]) -> None:
+    unknown = options.keys() - kind.model_fields.keys() - {"stop_sequences"}
+    unknown |= {name for name in _UNSUPPORTED if options.get(name) is not None}
+    if unknown:
+        raise TypeError(
+            f"SLM() does not take {', '.join(sorted(unknown))}: a local model takes temperature, "
+            "top_p, top_k, seed, max_tokens, stop, timeout, quantization, device, dtype, "
+            "revision, context_window and fallback."
+        )
+
+
+def _check_fallback(fallback: Any) -> None:
+    usable = isinstance(fallback, str) and fallback.strip()
+    if fallback is None or usable or isinstance(fallback, BaseLLM):
+        return
+    raise InvalidFallbackError(
+        f"fallback={fallback!r:.80} is no CrewAI LLM: pass crewai.LLM(...), another SLM, or a "
+        'model name such as "gpt-4.1-mini".'
+    )
+
+
+def _crewai_llm(fallback: Any) -> BaseLLM:
+    if isinstance(fallback, BaseLLM):
+        return fallback
+    from crewai import LLM
+
+    made: BaseLLM = LLM(model=fallback)
+    return made
+
+
+async def _acall(llm: BaseLLM, asked: Asked) -> Any:
+    if type(llm).acall is BaseLLM.acall:
+        # A class without an acall of its own would raise NotImplementedError.
+        return await asyncio.to_thread(llm.call, **asked.arguments())
+    return await llm.acall(**asked.arguments())
+
+
+# CrewAI rebuilds an LLM from its dump by this name, for instance in copies of an agent.
+_base_agent._LLM_TYPE_REGISTRY.setdefault("slm", "slm_adapters.crewai.SLM")
+patches.install(SLM)

@@ -1,0 +1,187 @@
+"""The open events of CrewAI runs as a tree: who is inside whom, what is still open.
+
+CrewAI's own internal flows are in the tree but make no span: what is inside them belongs to the
+nearest visible scope above.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator
+from typing import Any
+
+from crewai.events.event_context import VALID_EVENT_PAIRS
+from opentelemetry import trace
+from opentelemetry.context import Context
+
+from ..calls import ToolCall
+from ..telemetry.recorder import OpenCall, OpenSpan
+from . import guards
+
+__all__ = ["LIVE_LIMIT", "Scope", "Scopes"]
+
+#: Open scopes kept at most; the oldest is ended when there are more.
+LIVE_LIMIT = 10_000
+_EARLY_LIMIT = 1_000
+
+
+class Scope:
+    """One started event; ``opened`` is its span, or None when it is invisible."""
+
+    __slots__ = (
+        "asked",
+        "boundary",
+        "call_id",
+        "children",
+        "context",
+        "ended",
+        "event_id",
+        "kind",
+        "opened",
+        "outer_call",
+        "outer_context",
+        "parent",
+        "role",
+        "run_id",
+        "source_id",
+        "task",
+    )
+
+    def __init__(self, event: Any, source: Any, parent: Scope | None) -> None:
+        self.event_id: str = event.event_id
+        self.kind: str = event.type
+        self.call_id: str | None = getattr(event, "call_id", None)
+        self.source_id = id(source)
+        self.boundary = guards.current_boundary()
+        self.parent = parent
+        self.children: dict[str, Scope] = {}
+        self.opened: OpenSpan | None = None
+        self.context: Context | None = None
+        self.outer_context: Context | None = None
+        self.outer_call: OpenCall | None = None
+        self.ended = False
+        #: Inherited downwards.
+        self.role: str | None = parent.role if parent else None
+        self.task: str | None = parent.task if parent else None
+        self.run_id: str | None = parent.run_id if parent else None
+        #: Tool calls the model last asked for here, not yet seen as tool events.
+        self.asked: list[ToolCall] = []
+
+    @property
+    def call(self) -> OpenCall | None:
+        return self.opened if isinstance(self.opened, OpenCall) else None
+
+    def upwards(self) -> Iterator[Scope]:
+        """This scope and those around it, innermost first."""
+        scope: Scope | None = self
+        while scope is not None:
+            yield scope
+            scope = scope.parent
+
+    def nearest_open(self) -> Scope | None:
+        """This scope or the first one around it that is still open."""
+        return next((scope for scope in self.upwards() if not scope.ended), None)
+
+    def nearest_visible(self) -> Scope | None:
+        """This scope or the first one around it that is open and has a span."""
+        return next((s for s in self.upwards() if not s.ended and s.opened is not None), None)
+
+    def is_inside(self, other: Scope) -> bool:
+        return any(scope is other for scope in self.upwards())
+
+    def owns(self, context: Context) -> bool:
+        """Whether this scope's span is the current one in ``context``."""
+        if self.opened is None:
+            return False
+        return trace.get_current_span(context) is self.opened.span
+
+
+class Scopes:
+    """The scopes of one recorder. Thread-safe; bounded by count, never by time."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._live: OrderedDict[str, Scope] = OrderedDict()
+        # Scopes that ended without their event: CrewAI may still name them as a parent.
+        self._early: OrderedDict[str, Scope] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._live)
+
+    def add(self, scope: Scope) -> Scope | None:
+        """Keep ``scope``; returns one that must be ended to make room."""
+        with self._lock:
+            self._live[scope.event_id] = scope
+            if scope.parent is not None:
+                scope.parent.children[scope.event_id] = scope
+            if len(self._live) > LIVE_LIMIT:
+                return next(iter(self._live.values()))
+        return None
+
+    def drop(self, scope: Scope, *, early: bool) -> list[Scope]:
+        """Forget ``scope``, but for ``early`` ones its place; returns its open children."""
+        with self._lock:
+            scope.ended = True
+            self._live.pop(scope.event_id, None)
+            if scope.parent is not None:
+                scope.parent.children.pop(scope.event_id, None)
+            if early:
+                self._early[scope.event_id] = scope
+                if len(self._early) > _EARLY_LIMIT:
+                    self._early.popitem(last=False)
+            return list(scope.children.values())
+
+    def get(self, event_id: str | None) -> Scope | None:
+        """The scope a started event opened, also when it ended without its event."""
+        if event_id is None:
+            return None
+        return self._live.get(event_id) or self._early.get(event_id)
+
+    def open_now(self) -> list[Scope]:
+        """Every open scope, oldest first."""
+        with self._lock:
+            return list(self._live.values())
+
+    def call(self, call_id: str) -> Scope | None:
+        """The open model call with that id, newest first."""
+        with self._lock:
+            newest_first = reversed(self._live.values())
+            return next((s for s in newest_first if s.call_id == call_id), None)
+
+    def ended_by(self, event: Any, source: Any, marked: Scope | None) -> Scope | None:
+        """The scope an end event belongs to.
+
+        CrewAI pairs ends with whatever is on top of its stack, which is another scope after a
+        start that never ended: the kind of event decides, searched outwards.
+        """
+        kind = VALID_EVENT_PAIRS.get(event.type)
+        if kind == "llm_call_started":
+            return self._ended_call(event, source, marked)
+        for start in (self.get(event.started_event_id), marked):
+            found = _matching(start, kind, id(source))
+            if found is not None:
+                return found
+        return None
+
+    def _ended_call(self, event: Any, source: Any, marked: Scope | None) -> Scope | None:
+        named = self._live.get(event.started_event_id or "")
+        if named is not None and named.call_id == event.call_id:
+            return named
+        found = self.call(event.call_id)
+        if found is not None:
+            return found
+        # A class that calls no llm_call_context() invents an id per event.
+        for start in (named, marked):
+            found = _matching(start, "llm_call_started", id(source))
+            if found is not None:
+                return found
+        return None
+
+
+def _matching(start: Scope | None, kind: str | None, source_id: int) -> Scope | None:
+    if start is None:
+        return None
+    same_kind = [s for s in start.upwards() if s.kind == kind and not s.ended]
+    same_source = (scope for scope in same_kind if scope.source_id == source_id)
+    return next(same_source, same_kind[0] if same_kind else None)

@@ -1,0 +1,1 @@
+"""Parts of ``slm_adapters.langchain``; import that module instead."""

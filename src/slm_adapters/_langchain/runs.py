@@ -1,0 +1,180 @@
+"""LangChain's open runs: parents, the graphs among them, and runs whose owner vanished."""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Any
+from uuid import UUID
+
+from opentelemetry import context as otel_context
+from opentelemetry import trace
+from opentelemetry.context import Context
+
+from ..telemetry.recorder import OpenSpan
+
+__all__ = ["Run", "Runs"]
+
+_LIMIT = 10_000
+
+
+class Run:
+    """One open LangChain run; most of them make no span."""
+
+    __slots__ = (
+        "chunks_from", "context", "metadata", "name", "owner", "parent", "root_id", "span",
+        "started_ns",
+    )  # fmt: skip
+
+    def __init__(self, parent: Run | None, name: str | None, metadata: Mapping[str, Any]) -> None:
+        self.parent, self.name, self.metadata = parent, name, metadata
+        self.span: OpenSpan | None = None
+        self.started_ns = time.time_ns()
+        self.owner: weakref.ref[UUID] | None = None
+        #: Where the outermost run began; inner ones inherit from it.
+        self.context: Context | None = None
+        self.root_id = ""
+        #: Which callback reports this run's chunks, once one did.
+        self.chunks_from: str | None = None
+
+    def parent_context(self) -> Context | None:
+        """The nearest ancestor's span; else the caller's; ``None`` for the current context."""
+        ancestor = self.parent
+        while ancestor is not None:
+            if ancestor.span is not None:
+                return ancestor.span.context
+            if ancestor.context is not None:
+                break
+            ancestor = ancestor.parent
+        if ancestor is None or trace.get_current_span().get_span_context().is_valid:
+            return None
+        # On a thread without context: the trace in which the whole chain was called.
+        return ancestor.context
+
+    def is_inside(self, outer: Run) -> bool:
+        """Whether ``outer`` is an ancestor."""
+        ancestor = self.parent
+        while ancestor is not None and ancestor is not outer:
+            ancestor = ancestor.parent
+        return ancestor is outer
+
+
+class _Owner(weakref.ref[UUID]):
+    """A weak reference to a run's id that remembers which run it was."""
+
+    __slots__ = ("key",)
+
+    key: int
+
+
+class Runs:
+    """The live runs of one recorder, at most 10,000.
+
+    Cancelling ``agenerate`` calls no handler, and neither does dropping some streams. A run's
+    manager then dies, and with it the run's id object: that is how a lost run is noticed.
+    """
+
+    def __init__(self, on_lost: Callable[[Run, int], None]) -> None:
+        self._live: dict[int, Run] = {}
+        self._lost: deque[tuple[int, int]] = deque()
+        self._on_lost = on_lost
+        _all.add(self)
+
+    def __len__(self) -> int:
+        self.settle()
+        return len(self._live)
+
+    def __contains__(self, run_id: UUID) -> bool:
+        return run_id.int in self._live
+
+    def get(self, run_id: UUID) -> Run | None:
+        """The open run with this id."""
+        return self._live.get(run_id.int)
+
+    def start(
+        self,
+        run_id: UUID,
+        parent_id: UUID | None,
+        name: str | None,
+        metadata: Mapping[str, Any] | None,
+    ) -> Run:
+        """Register a run that just started."""
+        if self._lost:
+            self.settle()
+        parent = self._live.get(parent_id.int) if parent_id is not None else None
+        run = Run(parent, name, metadata or {})
+        if parent is None:
+            run.context = otel_context.get_current()
+            run.root_id = str(parent_id or run_id)
+        else:
+            run.root_id = parent.root_id
+        run.owner = self._watch(run_id)
+        self._live[run_id.int] = run
+        if len(self._live) > _LIMIT:
+            self._evict()
+        return run
+
+    def end(self, run_id: UUID) -> Run | None:
+        """Forget a run that ended; ``None`` when it is not open (any more)."""
+        if self._lost:
+            self.settle()
+        return self._live.pop(run_id.int, None)
+
+    def inside(self, outer: Run) -> list[Run]:
+        """Take out every open descendant of ``outer``, innermost last."""
+        found = [(key, run) for key, run in list(self._live.items()) if run.is_inside(outer)]
+        return [run for key, run in found if self._live.pop(key, None) is not None]
+
+    def settle(self) -> None:
+        """End the runs whose owner vanished, at the time it did."""
+        while self._lost:
+            key, when = self._lost.popleft()
+            run = self._live.pop(key, None)
+            if run is not None:
+                self._on_lost(run, when)
+
+    def close(self) -> None:
+        """End everything still open."""
+        self.settle()
+        while self._live:
+            self._evict()
+
+    def _watch(self, run_id: UUID) -> _Owner | None:
+        try:
+            owner = _Owner(run_id, self._vanished)
+        except TypeError:
+            return None
+        owner.key = run_id.int
+        return owner
+
+    def _vanished(self, owner: weakref.ref[UUID]) -> None:
+        # May run inside the garbage collector, under anybody's lock: note it, do nothing else.
+        self._lost.append((owner.key, time.time_ns()))  # type: ignore[attr-defined]
+        try:
+            asyncio.get_running_loop().call_soon(self.settle)
+        except RuntimeError:
+            return
+
+    def _evict(self) -> None:
+        try:
+            key = next(iter(self._live))
+        except (RuntimeError, StopIteration):
+            return
+        run = self._live.pop(key, None)
+        if run is not None:
+            self._on_lost(run, time.time_ns())
+
+
+_all: weakref.WeakSet[Runs] = weakref.WeakSet()
+
+
+def _settle_all() -> None:
+    for runs in list(_all):
+        runs.settle()
+
+
+atexit.register(_settle_all)

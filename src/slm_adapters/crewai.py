@@ -1,0 +1,23 @@
+"""CrewAI: record every call, put a role on a small local model.
+
+from slm_adapters.crewai import CallRecorder, SLM
+CallRecorder()
+Agent(role="Researcher", ..., llm=SLM("Qwen/Qwen3-1.7B", fallback="gpt-4.1-mini"))
+"""
+
+from __future__ import annotations
+
+from .errors import MissingExtraError
+
+try:
+    import crewai as _crewai  # noqa: F401
+except ModuleNotFoundError as error:
+    if error.name != "crewai":
+        raise
+    raise MissingExtraError("slm_adapters.crewai", "crewai", "crewai") from None
+
+from ._crewai.model import SLM
+from ._crewai.recording import CallRecorder, traced
+from ._crewai.swapping import swap
+
+__all__ = ["SLM", "CallRecorder", "swap", "traced"]

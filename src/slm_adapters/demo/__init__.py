@@ -1,0 +1,1 @@
+"""The demo: a support desk as a crew and as a graph."""

@@ -1,0 +1,173 @@
+"""Two support desks with one face: a CrewAI crew and a LangGraph graph that can swap two roles."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from ..errors import RequestError
+from .report import SWAPPED
+from .roles import ROLES
+from .standin import StandIn
+from .summary import Flow
+from .tickets import OrderRecord, Ticket
+
+if TYPE_CHECKING:
+    from ..engine.loader import Quantization
+
+__all__ = ["Choice", "Desk", "open_desk"]
+
+#: Variables with an API key, by the start of the model's name.
+_KEYS: Final = {
+    "gpt": "OPENAI_API_KEY",
+    "o1": "OPENAI_API_KEY",
+    "o3": "OPENAI_API_KEY",
+    "o4": "OPENAI_API_KEY",
+    "openai/": "OPENAI_API_KEY",
+    "claude": "ANTHROPIC_API_KEY",
+    "anthropic/": "ANTHROPIC_API_KEY",
+    "gemini": "GOOGLE_API_KEY",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Who works: ``llm`` a name or None for the stand-in; ``slm`` a name, path or engine."""
+
+    llm: str | None
+    slm: Any
+    quantization: Quantization
+    workers: int
+
+    def check_key(self) -> None:
+        """Raise ``RequestError`` when the LLM's API key is known to be missing."""
+        for start, variable in _KEYS.items():
+            if self.llm and self.llm.startswith(start) and not os.environ.get(variable):
+                raise RequestError(
+                    f"--llm {self.llm} needs an API key: set {variable}, or leave --llm out to "
+                    "use the scripted stand-in."
+                )
+
+
+class Desk(Protocol):
+    """Answers tickets, from several threads at once, and records every call."""
+
+    def answer(self, ticket: Ticket) -> str:
+        """The reply to one ticket."""
+
+    def swapped(self) -> contextlib.AbstractContextManager[None]:
+        """Inside, two roles run on the SLM with the LLM as fallback."""
+
+    def close(self) -> None:
+        """Stop recording."""
+
+
+def open_desk(
+    flow: Flow,
+    choice: Choice,
+    tickets: Sequence[Ticket],
+    orders: Mapping[str, OrderRecord],
+    recording: Mapping[str, Any],
+) -> Desk:
+    """The desk of one framework; ``recording``: arguments of its ``CallRecorder``."""
+    kind = _CrewDesk if flow == "crewai" else _GraphDesk
+    return kind(choice, StandIn(tickets), orders, recording)
+
+
+class _CrewDesk:
+    """One crew per worker: a crew works on one ticket at a time."""
+
+    def __init__(
+        self,
+        choice: Choice,
+        script: StandIn,
+        orders: Mapping[str, OrderRecord],
+        recording: Mapping[str, Any],
+    ) -> None:
+        from crewai import LLM
+
+        from ..crewai import CallRecorder
+        from . import crew
+
+        self._answer = crew.answer
+        self._choice = choice
+        self._llm = LLM(model=choice.llm) if choice.llm else crew.StandInLLM(script)
+        self._crews = [crew.build_crew(self._llm, orders) for _ in range(choice.workers)]
+        self._idle: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        for each in self._crews:
+            self._idle.put(each)
+        self._recorder = CallRecorder(**recording)
+
+    def answer(self, ticket: Ticket) -> str:
+        crew = self._idle.get()
+        try:
+            return self._answer(crew, ticket)
+        finally:
+            self._idle.put(crew)
+
+    @contextlib.contextmanager
+    def swapped(self) -> Iterator[None]:
+        from ..crewai import SLM, swap
+
+        slm = SLM(self._choice.slm, quantization=self._choice.quantization, fallback=self._llm)
+        with contextlib.ExitStack() as swaps:
+            for crew in self._crews:
+                swaps.enter_context(swap(crew, dict.fromkeys(SWAPPED, slm)))
+            yield
+
+    def close(self) -> None:
+        self._recorder.close()
+
+
+class _GraphDesk:
+    """One graph for all workers, built again with other models for the swap."""
+
+    def __init__(
+        self,
+        choice: Choice,
+        script: StandIn,
+        orders: Mapping[str, OrderRecord],
+        recording: Mapping[str, Any],
+    ) -> None:
+        from ..langchain import CallRecorder
+        from . import graph
+
+        self._build, self._answer = graph.build_graph, graph.answer
+        self._choice, self._orders = choice, orders
+        self._llm = _chat_model(choice.llm) if choice.llm else graph.StandInChat(script=script)
+        self._models = {role.name: self._llm for role in ROLES}
+        self._graph = self._build(self._models, orders)
+        self._recorder = CallRecorder(**recording)
+
+    def answer(self, ticket: Ticket) -> str:
+        return self._answer(self._graph, ticket, [self._recorder])
+
+    @contextlib.contextmanager
+    def swapped(self) -> Iterator[None]:
+        from ..langchain import ChatSLM
+
+        slm = ChatSLM(self._choice.slm, quantization=self._choice.quantization, fallback=self._llm)
+        before = self._graph
+        self._graph = self._build({**self._models, **dict.fromkeys(SWAPPED, slm)}, self._orders)
+        try:
+            yield
+        finally:
+            self._graph = before
+
+    def close(self) -> None:
+        self._recorder.close()
+
+
+def _chat_model(name: str) -> Any:
+    from langchain.chat_models import init_chat_model
+
+    try:
+        return init_chat_model(name.replace("/", ":", 1))
+    except (ImportError, ValueError) as error:
+        raise RequestError(
+            f"LangChain cannot use --llm {name}: {str(error).splitlines()[0].rstrip('.')}."
+        ) from error

@@ -1,0 +1,47 @@
+"""The demo's page: one HTML file without any outside resource."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import MissingExtraError
+from . import figures
+from .plots import correctness_plot, latency_plot
+from .report import SWAPPED, Report
+
+if TYPE_CHECKING:
+    from jinja2 import Template
+
+__all__ = ["render", "write"]
+
+
+def write(report: Report, path: Path) -> None:
+    """Render ``report`` into ``path``."""
+    path.write_text(render(report), encoding="utf-8")
+
+
+def render(report: Report) -> str:
+    """The page as a string; every text from a ticket or a model is escaped."""
+    return _template().render(
+        report=report,
+        figures=figures,
+        swapped=SWAPPED,
+        latency_plot=latency_plot(report.rows, report.slm),
+        correctness_plot=correctness_plot(report.rows, report.slm),
+    )
+
+
+def _template() -> Template:
+    try:
+        import jinja2
+    except ImportError:
+        raise MissingExtraError("the demo's page", "jinja2", "demo") from None
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("page.html.j2")

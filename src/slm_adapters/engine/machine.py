@@ -1,0 +1,103 @@
+"""What this machine can carry: device, number format, quantization, memory."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+from typing import Any
+
+__all__ = ["best_device", "best_dtype", "best_quantization", "checkpoint_bytes", "fitting_window"]
+
+
+def best_device() -> str:
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda:0"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def best_quantization(device: str, checkpoint_bytes: int | None) -> str:
+    """nf4 on CUDA; elsewhere whole weights if they fit in memory, which are faster there."""
+    if device.startswith("cuda"):
+        return "nf4"
+    free = _free_memory()
+    fits = checkpoint_bytes is None or free is None or checkpoint_bytes * 1.5 < free
+    return "none" if fits or device == "mps" else "nf4"
+
+
+def best_dtype(device: str, config: Any, quantization: str) -> str:
+    import torch
+
+    wanted = str(getattr(config, "dtype", None) or "float32").removeprefix("torch.")
+    if quantization == "checkpoint":
+        return "auto"
+    if device.startswith("cpu"):
+        if quantization == "nf4":
+            return "bfloat16"
+        return "bfloat16" if wanted != "float32" and _fast_bfloat16() else "float32"
+    if wanted == "float32":
+        return "bfloat16" if device.startswith("cuda") and quantization != "none" else "float32"
+    if device.startswith("cuda") and not torch.cuda.is_bf16_supported():
+        return "float16"
+    return wanted
+
+
+def _fast_bfloat16() -> bool:
+    """Whether this CPU multiplies bfloat16 in hardware; emulation is slower than float32."""
+    import torch
+
+    for probe_name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
+        supported = getattr(torch.cpu, probe_name, None)
+        if supported is not None and supported():
+            return True
+    return False
+
+
+def _free_memory() -> int | None:
+    with contextlib.suppress(OSError, ValueError):
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    return None
+
+
+def checkpoint_bytes(path: str) -> int | None:
+    folder = Path(path)
+    if not folder.is_dir():
+        return None
+    return sum(f.stat().st_size for f in folder.iterdir() if f.suffix in (".safetensors", ".bin"))
+
+
+def fitting_window(model: Any) -> int:
+    """Tokens the model was built for, or fewer when their keys and values would not fit."""
+    config = model.config.get_text_config(decoder=True)
+    window = int(getattr(config, "max_position_embeddings", 0) or 4096)
+    free = _free_memory() if model.device.type == "cpu" else _free_on(model.device)
+    per_token = _cache_bytes_per_token(config, model.dtype.itemsize)
+    if free is None or not per_token:
+        return window
+    return max(min(window, free // 2 // per_token), min(window, 512))
+
+
+def _free_on(device: Any) -> int | None:
+    import torch
+
+    if device.type != "cuda":
+        return None
+    return int(torch.cuda.mem_get_info(device)[0])
+
+
+def _cache_bytes_per_token(config: Any, itemsize: int) -> int:
+    heads = getattr(config, "num_key_value_heads", None) or getattr(
+        config, "num_attention_heads", 0
+    )
+    size = getattr(config, "head_dim", None) or (
+        config.hidden_size // max(getattr(config, "num_attention_heads", 1), 1)
+    )
+    types = getattr(config, "layer_types", None) or []
+    layers = sum("full" in t or t == "attention" for t in types) or config.num_hidden_layers
+    return int(2 * layers * heads * size * itemsize) if isinstance(heads, int) else 0

@@ -1,0 +1,90 @@
+"""Keep the libraries' own talk off the terminal while a model loads."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import logging
+import sys
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+__all__ = ["no_kernel_download", "quiet"]
+
+logger = logging.getLogger("slm_adapters.load")
+
+_TALKATIVE = ("transformers", "bitsandbytes", "accelerate", "huggingface_hub", "torch")
+
+
+class _ToDebug(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        logger.debug("%s: %s", record.name, record.getMessage())
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Send log lines and warnings to ``slm_adapters.load`` at DEBUG; no progress bars.
+
+    Levels are left alone and everything is put back: a user's verbosity survives.
+    """
+    with contextlib.ExitStack() as stack:
+        for name in _TALKATIVE:
+            stack.enter_context(_rerouted(logging.getLogger(name)))
+        stack.enter_context(_no_progress_bars())
+        heard = stack.enter_context(warnings.catch_warnings(record=True))
+        warnings.simplefilter("always")
+        try:
+            yield
+        finally:
+            for warning in heard:
+                logger.debug("%s: %s", warning.category.__name__, warning.message)
+
+
+@contextlib.contextmanager
+def _rerouted(talker: logging.Logger) -> Iterator[None]:
+    handlers, propagate = talker.handlers, talker.propagate
+    talker.handlers, talker.propagate = [_ToDebug()], False
+    try:
+        yield
+    finally:
+        talker.handlers, talker.propagate = handlers, propagate
+
+
+@contextlib.contextmanager
+def _no_progress_bars() -> Iterator[None]:
+    from transformers.utils import logging as hf_logging
+
+    # By name: the package does not declare these exports to type checkers.
+    hub: Any = importlib.import_module("huggingface_hub.utils")
+    hub_had = not hub.are_progress_bars_disabled()
+    had = hf_logging.is_progress_bar_enabled()
+    hf_logging.disable_progress_bar()
+    if hub_had:
+        hub.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if hub_had:
+            hub.enable_progress_bars()
+        if had:
+            hf_logging.enable_progress_bar()
+
+
+@contextlib.contextmanager
+def no_kernel_download() -> Iterator[None]:
+    """bitsandbytes fetches a CPU kernel from the hub when it is imported; not in this block."""
+    if "bitsandbytes" in sys.modules:
+        yield
+        return
+    missing: Any = object()
+    before: Any = sys.modules.get("kernels", missing)
+    # None makes ``import kernels`` fail, which bitsandbytes takes as "not installed".
+    sys.modules["kernels"] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        if before is missing:
+            del sys.modules["kernels"]
+        else:
+            sys.modules["kernels"] = before

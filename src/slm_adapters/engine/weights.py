@@ -1,0 +1,272 @@
+"""Read a model's weights once: where they are, how they are quantized, whether they fit.
+
+Everything here needs torch and transformers and may take seconds; ``loader`` decides when.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import ChatTemplateError, ModelError, ModelLoadError, ModelNotFoundError
+from .chat_format import ChatFormat, probe
+from .decoder import Decoder, Sampling
+from .machine import (
+    best_device,
+    best_dtype,
+    best_quantization,
+    checkpoint_bytes,
+    fitting_window,
+)
+from .quiet import no_kernel_download, quiet
+from .scheduler import FairLock, Patience
+from .tokenizing import decoder, encoder, end_ids, render_chat, tools_keyword
+from .tool_formats import MARKERS
+
+__all__ = ["LoadedModel", "Source", "load_model", "resolve"]
+
+logger = logging.getLogger("slm_adapters")
+
+#: Keys and values kept for reuse, at most: bytes on a CPU and on an accelerator.
+_PREFIX_BYTES_CPU, _PREFIX_BYTES_GPU = 256 << 20, 1 << 30
+#: Token texts that stay in a reply although they are special: they announce thoughts and calls.
+_KEPT = (*MARKERS, "<think>", "</think>", "[ARGS]", "[CALL_ID]")
+_KEPT += ("</tool_call>", "<|tool_call_end|>", "<|/tool_call|>", "</function_calls>", "</TOOLCALL>")
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What to load; the words are resolved, so equal sources are the same weights."""
+
+    path: str
+    revision: str | None
+    quantization: str
+    dtype: str
+    device: str
+    trust_remote_code: bool = False
+
+
+@dataclass(slots=True)
+class LoadedModel:
+    """One set of weights in memory, with what is needed to talk to it."""
+
+    source: Source
+    model: Any
+    tokenizer: Any
+    tools_keyword: str
+    chat_format: ChatFormat
+    decoder: Decoder
+    window: int
+    quantization: str
+    device: str
+    nbytes: int
+    end_ids: tuple[int, ...]
+    silent_ids: frozenset[int]
+    special_tokens: tuple[str, ...]
+    control_tokens: tuple[str, ...]
+    encode: Callable[[str], list[int]]
+    decode: Callable[[list[int]], str]
+    turns: FairLock
+
+    def template(
+        self, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None, answer: bool
+    ) -> str:
+        """The tokenizer's chat template as text."""
+        return render_chat(self.tokenizer, self.tools_keyword, messages, tools, answer)
+
+
+def resolve(
+    path: str,
+    revision: str | None,
+    quantization: str,
+    dtype: str,
+    device: str | None,
+    trust_remote_code: bool,
+) -> Source:
+    """Turn "auto" words into what this machine and this checkpoint call for."""
+    device = device or best_device()
+    with quiet(), _load_errors(path):
+        from transformers import AutoConfig
+
+        config = AutoConfig.from_pretrained(
+            path, revision=revision, trust_remote_code=trust_remote_code
+        )
+    if getattr(config, "quantization_config", None):
+        quantization = "checkpoint"
+    size = checkpoint_bytes(path)
+    if quantization == "auto":
+        quantization = best_quantization(device, size)
+    if dtype == "auto":
+        dtype = best_dtype(device, config, quantization)
+    return Source(path, revision, quantization, dtype, device, trust_remote_code)
+
+
+def load_model(source: Source, name: str) -> LoadedModel:
+    """Load weights and tokenizer; logs one INFO line. Raises the errors of ``ModelError``."""
+    start = time.perf_counter()
+    with quiet(), no_kernel_download(), _load_errors(name):
+        from transformers import AutoTokenizer
+
+        tokenizer = AutoTokenizer.from_pretrained(
+            source.path, revision=source.revision, trust_remote_code=source.trust_remote_code
+        )
+        model = _read_weights(source)
+        loaded = _assemble(source, model, tokenizer)
+        # The first forward sets up kernels and converts 4-bit weights: here, not in a call.
+        logits = _first_forward(loaded)
+        if not logits:
+            raise ModelLoadError(
+                f"{name} computes no finite numbers on {source.device} as {source.quantization}: "
+                'pass another quantization= or dtype="float32".'
+            )
+    logger.info(
+        "loaded %s on %s, %s, %.0f MB, %.1f s",
+        name,
+        loaded.device,
+        loaded.quantization,
+        loaded.nbytes / 1e6,
+        time.perf_counter() - start,
+    )
+    return loaded
+
+
+def _read_weights(source: Source) -> Any:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    options: dict[str, Any] = {
+        "revision": source.revision,
+        "trust_remote_code": source.trust_remote_code,
+        "dtype": getattr(torch, source.dtype) if source.dtype != "auto" else "auto",
+    }
+    if source.quantization in ("nf4", "int8"):
+        _check_shapes(source)
+        options["quantization_config"] = _bitsandbytes(source, options["dtype"])
+    if source.quantization != "none":
+        options["device_map"] = {"": source.device}
+    model = AutoModelForCausalLM.from_pretrained(source.path, **options)
+    if source.quantization == "none":
+        model = model.to(source.device)
+    return model.eval().requires_grad_(False)
+
+
+def _bitsandbytes(source: Source, dtype: Any) -> Any:
+    from transformers import BitsAndBytesConfig
+
+    if source.quantization == "int8":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype
+    )
+
+
+def _check_shapes(source: Source) -> None:
+    """The 4-bit CPU kernel refuses some shapes, but only in the first forward."""
+    if source.quantization != "nf4" or not source.device.startswith("cpu"):
+        return
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.from_pretrained(
+        source.path, revision=source.revision, trust_remote_code=source.trust_remote_code
+    )
+    with torch.device("meta"):
+        skeleton = AutoModelForCausalLM.from_config(
+            config, trust_remote_code=source.trust_remote_code
+        )
+    head = skeleton.get_output_embeddings()
+    for name, layer in skeleton.named_modules():
+        if not isinstance(layer, torch.nn.Linear) or layer is head:
+            continue
+        if layer.in_features % 64 or layer.out_features % 32:
+            raise ModelLoadError(
+                f"layer {name} ({layer.in_features} to {layer.out_features}) does not fit the "
+                "4-bit CPU kernel, which needs multiples of 64 and 32: "
+                'pass quantization="int8" or "none".'
+            )
+
+
+def _assemble(source: Source, model: Any, tokenizer: Any) -> LoadedModel:
+    if not getattr(tokenizer, "chat_template", None):
+        raise ChatTemplateError(
+            f"{source.path} has no chat template, so it cannot hold a conversation: use the "
+            "instruction-tuned version of the model, or set chat_template in its tokenizer."
+        )
+    keyword = tools_keyword(tokenizer)
+    added = {token: i for token, i in tokenizer.get_added_vocab().items() if token.strip()}
+    special = set(tokenizer.all_special_tokens)
+    ends = end_ids(model, tokenizer, added)
+    budget = _PREFIX_BYTES_CPU if source.device.startswith("cpu") else _PREFIX_BYTES_GPU
+    steps = Decoder(model, borders=ends, prefix_budget=budget)
+    nbytes = int(model.get_memory_footprint())
+    silent = {i for token, i in added.items() if token in special and token not in _KEPT}
+    return LoadedModel(
+        source=source,
+        model=model,
+        tokenizer=tokenizer,
+        tools_keyword=keyword,
+        chat_format=probe(lambda m, t, a: render_chat(tokenizer, keyword, m, t, a)),
+        decoder=steps,
+        window=fitting_window(model),
+        quantization=_quantization_in_force(source, model),
+        device=str(model.device),
+        nbytes=nbytes,
+        end_ids=ends,
+        silent_ids=frozenset(silent) | set(ends),
+        special_tokens=tuple(sorted(special & set(added), key=len, reverse=True)),
+        control_tokens=tuple(sorted(added, key=len, reverse=True)),
+        encode=encoder(tokenizer),
+        decode=decoder(tokenizer),
+        turns=FairLock(),
+    )
+
+
+def _first_forward(loaded: LoadedModel) -> bool:
+    prefixes, loaded.decoder.prefixes = loaded.decoder.prefixes, None
+    generation = loaded.decoder.start(loaded.encode("a") or [0], Sampling(), Patience())
+    loaded.decoder.prefixes = prefixes
+    return generation.is_finite()
+
+
+# --- what was loaded -------------------------------------------------------------------------
+
+
+def _quantization_in_force(source: Source, model: Any) -> str:
+    if source.quantization != "checkpoint":
+        return source.quantization
+    config = getattr(model.config, "quantization_config", None)
+    data = config if isinstance(config, dict) else getattr(config, "to_dict", dict)()
+    if data.get("load_in_4bit"):
+        return str(data.get("bnb_4bit_quant_type", "nf4"))
+    if data.get("load_in_8bit"):
+        return "int8"
+    return str(getattr(data.get("quant_method"), "value", data.get("quant_method", "checkpoint")))
+
+
+@contextlib.contextmanager
+def _load_errors(name: str) -> Any:
+    """Errors of the libraries become ours, with what to do next."""
+    try:
+        yield
+    except (ModelError, ImportError):
+        raise
+    except OSError as error:
+        if Path(name).exists():
+            raise ModelLoadError(
+                f"{name} cannot be read ({type(error).__name__}): check that its files are "
+                "complete."
+            ) from error
+        raise ModelNotFoundError(
+            f"no model {name!r} in the local cache, and the hub did not give it: check the name, "
+            f"go online, or run `hf download {name}` on a machine that is."
+        ) from error
+    except Exception as error:
+        raise ModelLoadError(
+            f"{name} cannot be loaded here ({type(error).__name__}): "
+            "try another quantization=, dtype= or device=."
+        ) from error

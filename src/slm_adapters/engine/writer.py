@@ -1,0 +1,187 @@
+"""One reply being written: the request as tokens, the tokens as what the caller may see."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ..calls import Message, Reply, ToolCall, Usage
+from ..errors import EmptyReplyError
+from ..telemetry import semconv
+from . import chat_format, tool_formats
+from .decoder import Generation, Sampling
+from .engine import ChatRequest, Chunk, Completion, Timings
+from .json_repair import only_json
+from .reply_text import Detokenizer, HoldBack, StopScanner, ThinkFilter
+from .scheduler import Patience
+
+if TYPE_CHECKING:
+    from .weights import LoadedModel
+
+__all__ = ["EncodedPrompt", "ReplyWriter", "encode"]
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedPrompt:
+    """A request as the model reads it. ``opening``: the start of a forced call, already in it."""
+
+    tokens: list[int]
+    opening: str
+    thinking: bool
+
+
+def encode(loaded: LoadedModel, request: ChatRequest) -> EncodedPrompt:
+    rendered = chat_format.render(
+        loaded.template,
+        loaded.chat_format,
+        request.messages,
+        request.tools,
+        tool_choice=request.tool_choice,
+        response_format=request.response_format,
+        control_tokens=loaded.control_tokens,
+        special_tokens=loaded.special_tokens,
+    )
+    tokens = [token for piece in rendered.pieces if piece for token in loaded.encode(piece)]
+    thinking = rendered.pieces[-1].rstrip().endswith("<think>")
+    return EncodedPrompt(tokens, rendered.opening, thinking)
+
+
+class ReplyWriter:
+    """One reply: tokens in, visible text out, and the account of it at the end."""
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        request: ChatRequest,
+        prompt: EncodedPrompt,
+        limit: int,
+        patience: Patience,
+    ) -> None:
+        self._loaded, self._request, self._prompt = loaded, request, prompt
+        self._limit, self._patience = limit, patience
+        offered = () if request.tool_choice == "none" else request.tools
+        self._schemas = {tool.name: tool.parameters for tool in offered}
+        kind = (request.response_format or {}).get("type", "text")
+        self._json_only = kind != "text" and not prompt.opening
+        self._characters = Detokenizer(loaded.decode, loaded.silent_ids)
+        self._thoughts = ThinkFilter(thinking=prompt.thinking)
+        self._stops = StopScanner(request.stop)
+        self._calls = HoldBack(
+            tools=bool(offered), everything=bool(prompt.opening) or self._json_only
+        )
+        self._shown: list[str] = []
+        self._visible = bool(prompt.opening)
+        self._retried = False
+        self._end: str | None = None
+        self.tokens = self.reasoning = self.cached = 0
+        self.prefill_s = self.decode_s = 0.0
+
+    def pieces(self) -> Iterator[str]:
+        """The visible text as it is decided."""
+        request, start = self._request, time.perf_counter()
+        sampling = Sampling(request.temperature, request.top_p, request.top_k, request.seed)
+        generation = self._loaded.decoder.start(self._prompt.tokens, sampling, self._patience)
+        self.cached = generation.cached_tokens
+        self.prefill_s = time.perf_counter() - start
+        while self._end is None:
+            start = time.perf_counter()
+            piece = self._step(generation)
+            self.decode_s += time.perf_counter() - start
+            if piece:
+                self._shown.append(piece)
+                yield piece
+
+    def _step(self, generation: Generation) -> str:
+        """Choose one token and read it; the text it makes visible."""
+        ends = self._loaded.end_ids
+        token = generation.choose()
+        if token in ends and not self._visible and not self._retried:
+            # An empty reply gets one more chance: this once the model may not end here.
+            self._retried = True
+            token = generation.choose(banned=ends)
+        self.tokens += 1
+        if token in ends:
+            self._end = "stop"
+            return ""
+        piece = self._read(self._characters.feed(token))
+        if self._stops.stopped:
+            self._end = "stop"
+        elif self.tokens >= self._limit:
+            self._end = "length"
+        else:
+            generation.advance(token)
+        return piece
+
+    def _read(self, characters: str) -> str:
+        was_thinking = self._thoughts.thinking
+        text = self._thoughts.feed(characters)
+        self.reasoning += was_thinking or self._thoughts.thinking
+        text = self._stops.feed(text)
+        self._visible = self._visible or bool(text.strip())
+        return self._calls.feed(text)
+
+    def finish(self, model: str, queue_s: float) -> Iterator[Chunk | Completion]:
+        """What was held back, the tool calls, the completion; raises for an empty reply."""
+        parsed = self._take_apart()
+        rest = only_json(parsed.content) if self._json_only else parsed.content
+        if parsed.calls and not rest.strip():
+            rest = ""
+        text = "".join(self._shown) + rest
+        if not parsed.calls and not text.strip():
+            raise EmptyReplyError(self._why_empty())
+        if rest:
+            yield Chunk(text=rest)
+        for call in parsed.calls:
+            yield Chunk(tool_call=call)
+        yield self._completion(model, text, parsed.calls, queue_s)
+
+    def _take_apart(self) -> tool_formats.ParsedReply:
+        tail = self._stops.feed(self._thoughts.feed(self._characters.flush()))
+        tail += self._stops.feed(self._thoughts.flush()) + self._stops.flush()
+        undecided = self._calls.feed(tail) + self._calls.flush()
+        return tool_formats.read_calls(
+            self._prompt.opening + undecided,
+            self._schemas,
+            cut_off=self._end == "length",
+            schemas=self._schemas,
+        )
+
+    def _completion(
+        self, model: str, text: str, calls: tuple[ToolCall, ...], queue_s: float
+    ) -> Completion:
+        reason = "length" if self._end == "length" else "tool_call" if calls else "stop"
+        usage = Usage(
+            len(self._prompt.tokens),
+            self.tokens,
+            cached_tokens=self.cached,
+            reasoning_tokens=self.reasoning,
+            source="tokenizer",
+        )
+        attributes: dict[str, str | int | float | bool] = {
+            semconv.DEVICE: self._loaded.device,
+            semconv.QUANTIZATION: self._loaded.quantization,
+            semconv.QUEUE_TIME: queue_s,
+        }
+        if self.decode_s > 0:
+            attributes[semconv.DECODE_RATE] = self.tokens / self.decode_s
+        return Completion(
+            Reply(Message("assistant", text or None, tool_calls=calls), reason),
+            usage,
+            model,
+            Timings(queue_s, self.prefill_s, self.decode_s),
+            attributes,
+        )
+
+    def _why_empty(self) -> str:
+        if self._stops.stopped:
+            cause = "its reply began with a stop string"
+        elif self._end == "length" and self.reasoning:
+            cause = f"all {self.tokens} tokens allowed went into thinking"
+        else:
+            cause = "it ended its reply at once, twice"
+        return (
+            f"the local model wrote nothing to show ({cause}): raise max_tokens, reword the "
+            "prompt, or give the model a fallback=."
+        )

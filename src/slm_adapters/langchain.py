@@ -1,0 +1,24 @@
+"""LangChain and LangGraph: record every model call, and answer with a small local model.
+
+    from slm_adapters.langchain import CallRecorder, ChatSLM, traced
+
+    chain.invoke(x, config={"callbacks": [CallRecorder()]})         # spans
+    agent = create_agent(ChatSLM("bundled", fallback=llm), tools)   # the swapped role
+    llm = traced(ChatOpenAI(model="gpt-4.1-mini"), store="calls.db")
+
+Raises ``MissingExtraError`` on import when LangChain is not installed.
+"""
+
+from __future__ import annotations
+
+from .errors import MissingExtraError
+
+try:
+    import langchain_core  # noqa: F401
+except ImportError:
+    raise MissingExtraError("slm_adapters.langchain", "langchain-core", "langchain") from None
+
+from ._langchain.handler import CallRecorder, traced
+from ._langchain.model import ChatSLM
+
+__all__ = ["CallRecorder", "ChatSLM", "traced"]

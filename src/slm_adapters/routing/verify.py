@@ -1,0 +1,176 @@
+"""Is the answer what was asked for? Checks that need no second model.
+
+``check`` runs after a completion and ``check_tools`` before a request; both only raise.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+from ..calls import Tool, ToolCall
+from ..engine.engine import ChatRequest, Completion
+from ..engine.tool_formats import find_marker
+from ..errors import InvalidReplyError, InvalidToolError
+
+__all__ = ["check", "check_tools"]
+
+#: Quoted in messages; longer problems are cut, an answer may be long and private.
+_LONGEST_QUOTE = 120
+
+
+def check(request: ChatRequest, completion: Completion) -> None:
+    """Raise ``InvalidReplyError`` unless the answer honours tools, tool_choice and format.
+
+    ``check(request, engine.complete(request))``
+    """
+    calls = completion.reply.message.tool_calls
+    for call in calls:
+        _check_call(request.tools, call)
+    if request.tools and not calls:
+        _check_no_stray_call(completion)
+    _check_choice(request, calls)
+    if request.response_format and not calls:
+        _check_format(request.response_format, completion.reply.message.text)
+
+
+def check_tools(tools: Sequence[Tool]) -> None:
+    """Raise ``InvalidToolError`` for an unnamed, duplicate or badly described tool."""
+    seen: set[str] = set()
+    for tool in tools:
+        if not tool.name.strip():
+            raise InvalidToolError("a tool has no name: give every tool a name.")
+        if tool.name in seen:
+            raise InvalidToolError(
+                f"two tools are named {tool.name!r}: give each tool its own name."
+            )
+        seen.add(tool.name)
+        if tool.parameters:
+            _check_schema_of(tool)
+
+
+def _check_schema_of(tool: Tool) -> None:
+    kind = tool.parameters.get("type", "object")
+    if kind != "object":
+        raise InvalidToolError(
+            f'the parameters of tool {tool.name!r} have type {kind!r}: make them "object".'
+        )
+    problem = _schema_problem(tool.parameters)
+    if problem:
+        raise InvalidToolError(
+            f"the parameters of tool {tool.name!r} are not a JSON schema ({problem}): correct them."
+        )
+
+
+def _check_call(tools: Sequence[Tool], call: ToolCall) -> None:
+    tool = next((tool for tool in tools if tool.name == call.name), None)
+    if tool is None:
+        offered = ", ".join(tool.name for tool in tools) or "none"
+        raise InvalidReplyError(
+            f"the model called {call.name!r}; the tools offered were: {offered}."
+        )
+    try:
+        arguments = call.parsed()
+    except ValueError as error:
+        raise InvalidReplyError(
+            f"the arguments the model wrote for {call.name!r} are not a JSON object."
+        ) from error
+    problem = _mismatch(tool.parameters, arguments)
+    if problem:
+        raise InvalidReplyError(
+            f"the arguments the model wrote for {call.name!r} do not fit its schema: {problem}."
+        )
+
+
+def _check_no_stray_call(completion: Completion) -> None:
+    """A tool call that could not be read must not pass for the answer."""
+    marker = find_marker(completion.reply.message.text)
+    if marker is None:
+        return
+    if completion.reply.finish_reason == "length":
+        raise InvalidReplyError("the model's tool call was cut off by max_tokens.")
+    raise InvalidReplyError(
+        f"the model began a tool call ({marker}) that cannot be read or names no offered tool."
+    )
+
+
+def _check_choice(request: ChatRequest, calls: Sequence[ToolCall]) -> None:
+    choice = request.tool_choice
+    if choice == "auto":
+        return
+    if choice == "none":
+        if calls:
+            raise InvalidReplyError(
+                f"the model called {calls[0].name!r} although tool_choice is 'none'."
+            )
+        return
+    if not calls:
+        raise InvalidReplyError(
+            f"the model answered without a tool call although tool_choice is {choice!r}."
+        )
+    if choice != "required" and any(call.name != choice for call in calls):
+        wrong = next(call.name for call in calls if call.name != choice)
+        raise InvalidReplyError(f"the model called {wrong!r} although tool_choice is {choice!r}.")
+
+
+def _check_format(response_format: dict[str, Any], text: str) -> None:
+    kind = response_format.get("type")
+    if kind not in ("json_object", "json_schema"):
+        return
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise InvalidReplyError(
+            f"the model's answer is not JSON although response_format is {kind!r}."
+        ) from error
+    if kind == "json_object":
+        if not isinstance(value, dict):
+            raise InvalidReplyError("the model's answer is JSON, but not an object.")
+        return
+    problem = _mismatch((response_format.get("json_schema") or {}).get("schema") or {}, value)
+    if problem:
+        raise InvalidReplyError(f"the model's answer does not fit the asked schema: {problem}.")
+
+
+def _mismatch(schema: dict[str, Any], value: Any) -> str | None:
+    """Where and how ``value`` breaks ``schema``; None when it fits or the schema is unusable."""
+    from jsonschema.exceptions import best_match
+
+    if not schema:
+        return None
+    validator = _validator(json.dumps(schema, sort_keys=True, default=str))
+    if validator is None:
+        return None
+    error = best_match(validator.iter_errors(value))
+    if error is None:
+        return None
+    message = " ".join(str(error.message).split())
+    if len(message) > _LONGEST_QUOTE:
+        message = message[: _LONGEST_QUOTE - 1] + "…"
+    where = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in error.absolute_path)
+    return f"at {where.lstrip('.')}: {message}" if where else message
+
+
+def _schema_problem(schema: dict[str, Any]) -> str | None:
+    from jsonschema import Draft202012Validator
+    from jsonschema.exceptions import SchemaError
+    from jsonschema.validators import validator_for
+
+    try:
+        validator_for(schema, default=Draft202012Validator).check_schema(schema)
+    except SchemaError as error:
+        return " ".join(str(error.message).split())[:_LONGEST_QUOTE]
+    return None
+
+
+@lru_cache(maxsize=256)
+def _validator(schema_json: str) -> Any:
+    from jsonschema import Draft202012Validator
+    from jsonschema.validators import validator_for
+
+    schema = json.loads(schema_json)
+    if _schema_problem(schema):
+        return None
+    return validator_for(schema, default=Draft202012Validator)(schema)

@@ -1,0 +1,108 @@
+"""Crews, and LLM stand-ins for hosted models, that the CrewAI tests share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from crewai import Agent, Crew, Task
+from crewai.events.types.llm_events import LLMCallType
+from crewai.llms.base_llm import BaseLLM, llm_call_context
+from crewai.tools import BaseTool
+from pydantic import PrivateAttr
+
+USAGE = {"prompt_tokens": 11, "completion_tokens": 3, "total_tokens": 14}
+
+
+class HostedLLM(BaseLLM):
+    """A stand-in for a hosted model: emits the events CrewAI's own providers emit."""
+
+    _answers: list[Any] = PrivateAttr(default_factory=list)
+    _asked: list[Any] = PrivateAttr(default_factory=list)
+
+    def __init__(self, *answers: Any, model: str = "hosted", **options: Any) -> None:
+        super().__init__(model=model, provider="anthropic", **options)
+        self._answers = list(answers) or ["hosted answer"]
+
+    @property
+    def asked(self) -> list[Any]:
+        """The messages of every call so far."""
+        return self._asked
+
+    def supports_function_calling(self) -> bool:
+        return True
+
+    def get_context_window_size(self) -> int:
+        return 100_000
+
+    def get_input_tokens_count(self, messages: Any, *_: Any, **__: Any) -> int:
+        return len(str(messages)) // 4
+
+    def call(self, messages: Any, tools: Any = None, **arguments: Any) -> Any:
+        who = {name: arguments.get(name) for name in ("from_task", "from_agent")}
+        with llm_call_context():
+            self._emit_call_started_event(messages, tools, **who)
+            answer = self._answers[len(self._asked) % len(self._answers)]
+            self._asked.append(messages)
+            try:
+                if callable(answer):
+                    answer = answer()
+                if isinstance(answer, BaseException):
+                    raise answer
+            except Exception as error:
+                self._emit_call_failed_event(str(error), **who)
+                raise
+            kind = LLMCallType.TOOL_CALL if isinstance(answer, list) else LLMCallType.LLM_CALL
+            self._track_token_usage_internal(USAGE)
+            self._emit_call_completed_event(
+                answer, kind, usage=USAGE, finish_reason="end_turn", response_id="r-1", **who
+            )
+            return answer
+
+    async def acall(self, *arguments: Any, **keywords: Any) -> Any:
+        return self.call(*arguments, **keywords)
+
+
+class SilentLLM(BaseLLM):
+    """What most users write: a ``call`` that answers and emits nothing."""
+
+    answer: Any = "silent answer"
+
+    def call(self, messages: Any, *_: Any, **__: Any) -> Any:
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer
+
+
+class Noted(BaseTool):
+    """A tool that says what it was given; ``during`` runs inside it."""
+
+    name: str = "look up"
+    description: str = "Look a word up."
+    during: Any = None
+
+    def _run(self, word: str) -> str:
+        if self.during is not None:
+            self.during()
+        return f"found {word}"
+
+
+def tool(during: Callable[[], Any] | None = None) -> Noted:
+    return Noted(during=during)
+
+
+def agent(llm: BaseLLM, role: str = "Researcher", tools: Sequence[Any] = (), **kw: Any) -> Agent:
+    return Agent(role=role, goal="Answer.", backstory="Careful.", llm=llm, tools=list(tools), **kw)
+
+
+def task(of: Agent | None, name: str | None = "find", description: str = "Find it.", **kw: Any) -> Task:
+    return Task(description=description, expected_output="A word.", agent=of, name=name, **kw)
+
+
+def crew(*llms: BaseLLM, tools: Sequence[Any] = (), **kw: Any) -> Crew:
+    """One agent with one task per LLM: roles Researcher, Writer, Editor."""
+    roles = ("Researcher", "Writer", "Editor")
+    agents = [agent(llm, role, tools if i == 0 else ()) for i, (llm, role) in enumerate(zip(llms, roles, strict=False))]
+    names = ("find", "write", "edit")
+    tasks = [task(of, name) for of, name in zip(agents, names, strict=False)]
+    return Crew(agents=agents, tasks=tasks, **kw)

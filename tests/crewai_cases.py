@@ -95,14 +95,19 @@ def agent(llm: BaseLLM, role: str = "Researcher", tools: Sequence[Any] = (), **k
     return Agent(role=role, goal="Answer.", backstory="Careful.", llm=llm, tools=list(tools), **kw)
 
 
-def task(of: Agent | None, name: str | None = "find", description: str = "Find it.", **kw: Any) -> Task:
+def task(
+    of: Agent | None, name: str | None = "find", description: str = "Find it.", **kw: Any
+) -> Task:
     return Task(description=description, expected_output="A word.", agent=of, name=name, **kw)
 
 
 def crew(*llms: BaseLLM, tools: Sequence[Any] = (), **kw: Any) -> Crew:
     """One agent with one task per LLM: roles Researcher, Writer, Editor."""
     roles = ("Researcher", "Writer", "Editor")
-    agents = [agent(llm, role, tools if i == 0 else ()) for i, (llm, role) in enumerate(zip(llms, roles, strict=False))]
+    agents = [
+        agent(llm, role, () if number else tools)
+        for number, (llm, role) in enumerate(zip(llms, roles, strict=False))
+    ]
     names = ("find", "write", "edit")
     tasks = [task(of, name) for of, name in zip(agents, names, strict=False)]
     return Crew(agents=agents, tasks=tasks, **kw)

@@ -9,9 +9,15 @@ from typing import Any
 
 from langchain_core.language_models import BaseChatModel, BaseLLM
 from langchain_core.messages import AIMessage, AIMessageChunk
-from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
-from langchain_core.outputs import Generation, LLMResult
+from langchain_core.outputs import (
+    ChatGeneration,
+    ChatGenerationChunk,
+    ChatResult,
+    Generation,
+    LLMResult,
+)
 from langchain_core.utils.function_calling import convert_to_openai_tool
+from pydantic import Field
 
 USAGE = {"input_tokens": 11, "output_tokens": 3, "total_tokens": 14}
 
@@ -19,10 +25,10 @@ USAGE = {"input_tokens": 11, "output_tokens": 3, "total_tokens": 14}
 class HostedChat(BaseChatModel):
     """Answers ``replies`` in turn, as a provider would: id, model, usage, finish reason."""
 
-    replies: list[Any] = ["a hosted answer"]
+    replies: list[Any] = Field(default_factory=lambda: ["a hosted answer"])
     model_name: str = "hosted-1"
     delay_s: float = 0.0
-    turns: list[int] = []
+    turns: list[int] = Field(default_factory=list)
 
     @property
     def _llm_type(self) -> str:

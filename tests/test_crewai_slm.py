@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import copy
-import gc
-import logging
+import json
 import pickle
 import socket
 import threading
 
 import pytest
-from crewai import Agent, Crew
-from crewai.events.event_bus import crewai_event_bus
+from crewai import Agent, Crew, Process
 from crewai.hooks import (
     register_after_llm_call_hook,
     register_before_llm_call_hook,
@@ -59,7 +57,7 @@ class Animal(BaseModel):
     legs: int
 
 
-@pytest.fixture()
+@pytest.fixture
 def events():
     """Every event of the test, as ``(type, event)``, in order."""
     from crewai.events.stream_context import add_stream_sink, reset_stream_sinks
@@ -70,7 +68,7 @@ def events():
     reset_stream_sinks(token)
 
 
-@pytest.fixture()
+@pytest.fixture
 def no_network(monkeypatch):
     """Any attempt to reach another host fails the test."""
 
@@ -306,7 +304,7 @@ def test_construction_loads_nothing_and_refuses_what_it_cannot_do():
 @pytest.mark.parametrize("wrong", [3, object(), "", ["gpt"]])
 def test_a_fallback_that_is_no_llm_is_refused_at_construction(wrong):
     """Not at the first overflow in production."""
-    with pytest.raises(InvalidFallbackError, match="crewai.LLM"):
+    with pytest.raises(InvalidFallbackError, match=r"crewai\.LLM"):
         SLM("m", fallback=wrong)
 
 
@@ -576,8 +574,17 @@ def test_t21_planning_reasoning_and_a_manager_run_on_slms():
     def script(request):
         return plan if request.response_format else "done"
 
-    planned = crew(SLM(ScriptedModel(["ok"])), planning=True, planning_llm=SLM(ScriptedModel(script)))
+    planner = ScriptedModel(script)
+    planned = crew(SLM(ScriptedModel(["ok"])), planning=True, planning_llm=SLM(planner))
     assert planned.kickoff().raw == "ok"
+    assert planner.requests
+    managed = Crew(
+        agents=[agent(SLM(ScriptedModel(["helped"])), "Helper")],
+        tasks=[task(None)],
+        process=Process.hierarchical,
+        manager_llm=SLM(ScriptedModel(["managed"])),
+    )
+    assert managed.kickoff().raw == "managed"
 
 
 def test_without_a_recorder_an_slm_records_itself():
@@ -621,10 +628,14 @@ def test_the_engine_s_facts_are_on_the_span(spans):
     assert attributes["slm_adapters.queue.seconds"] == 0.5
 
 
-def test_files_are_refused_like_by_any_text_model():
-    """Not dropped silently."""
-    with pytest.raises(ValueError, match="multimodal"):
-        SLM(ScriptedModel(["x"])).call([{"role": "user", "content": "x", "files": {"a": b""}}])
+def test_files_go_to_the_fallback_or_are_refused():
+    """A text model does not drop them silently."""
+    messages = [{"role": "user", "content": "x", "files": {"a": b""}}]
+    with pytest.raises(errors.UnsupportedContentError, match="text only"):
+        SLM(ScriptedModel(["x"])).call(messages)
+    slm = SLM(ScriptedModel(["x"]), fallback=HostedLLM())
+    assert slm.call(messages) == "hosted answer"
+    assert slm.fallback_reasons == {"unsupported_content": 1}
 
 
 def test_twenty_threads_on_one_slm_count_every_call():
@@ -647,3 +658,61 @@ def test_an_agent_takes_an_slm_and_keeps_it():
     made = Agent(role="r", goal="g", backstory="b", llm=slm)
     assert made.llm is slm
     assert isinstance(slm.engine, ChatEngine)
+
+
+def test_a_model_that_is_not_there_is_the_fallback_s_turn(tmp_path):
+    """Also for the questions CrewAI asks before the call; without a fallback, a typed error."""
+    slm = SLM(tmp_path / "gone", fallback=HostedLLM())
+    assert crew(slm).kickoff().raw == "hosted answer"
+    assert slm.fallback_reasons == {"model_not_found": 1}
+    with pytest.raises(errors.ModelNotFoundError):
+        SLM(tmp_path / "gone").call("x")
+
+
+def test_crewai_absent_is_one_readable_sentence(monkeypatch):
+    """T36: the import says what to type."""
+    import sys
+
+    for name in [name for name in sys.modules if name == "slm_adapters.crewai"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "crewai", None)
+    with pytest.raises(errors.MissingExtraError, match=r"pip install 'slm-adapters\[crewai\]'"):
+        import slm_adapters.crewai  # noqa: F401
+
+
+def _as_template_input(message: Message) -> dict:
+    data = message.to_openai()
+    for call in data.get("tool_calls", []):
+        call["function"]["arguments"] = json.loads(call["function"]["arguments"])
+    return data | {"content": data["content"] or ""}
+
+
+def test_a_real_model_calls_a_real_tool_in_a_real_crew(tmp_path, spans, no_network):
+    """A tiny transformers model, taught this conversation, does it end to end."""
+    pytest.importorskip("torch")
+    from tiny_models import teach, tiny_model
+
+    watched = ScriptedModel([CALL, "cat found"])
+    crew(SLM(watched), tools=[tool()]).kickoff()
+    texts = [
+        '<tool_call>\n{"name": "look_up", "arguments": {"word": "cat"}}\n</tool_call>',
+        "cat found",
+    ]
+    rows = [
+        ([_as_template_input(message) for message in request.messages], text)
+        for request, text in zip(watched.requests, texts, strict=True)
+    ]
+    folder = tiny_model(tmp_path / "tiny", window=4096)
+    teach(folder, rows, tools=[t.to_openai() for t in watched.requests[0].tools], steps=400)
+    slm = SLM(folder, fallback=HostedLLM())
+    with CallRecorder(tracer_provider=spans.provider):
+        result = crew(slm, tools=[tool()]).kickoff()
+    assert result.raw == "cat found"
+    assert slm.fallback_count == 0
+    first, second = spans.named("chat tiny")
+    assert first.attributes["gen_ai.response.finish_reasons"] == ("tool_call",)
+    assert first.attributes["slm_adapters.device"] == "cpu"
+    assert second.attributes["slm_adapters.decode.tokens_per_second"] > 0
+    total = sum(span.attributes["gen_ai.usage.output_tokens"] for span in (first, second))
+    assert result.token_usage.completion_tokens == total
+    assert str(tmp_path) not in "".join(span.to_json() for span in spans.all())

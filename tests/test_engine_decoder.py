@@ -153,7 +153,7 @@ def test_the_whole_prompt_is_never_taken_from_the_cache(model: Any) -> None:
     """The last token is always computed: its logits are needed."""
     decoder = Decoder(model("llama"), prefix_budget=64 << 20)
     prompt = prompt_of(128)
-    reply(decoder, prompt + [5], 1)
+    reply(decoder, [*prompt, 5], 1)
     expected, _ = reply(Decoder(model("llama")), prompt, 4)
     tokens, generation = reply(decoder, prompt, 4)
     assert tokens == expected

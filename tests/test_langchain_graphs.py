@@ -9,22 +9,22 @@ import pytest
 from langchain.agents import create_agent
 from langchain_core.messages import AIMessage
 from langchain_core.tools import tool
+from langchain_models import HostedChat
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.types import Command, interrupt
 from opentelemetry.trace import SpanKind, StatusCode
 
-from langchain_models import HostedChat
 from slm_adapters.calls import Call
 from slm_adapters.langchain import CallRecorder
 
 
-@pytest.fixture()
+@pytest.fixture
 def calls() -> list[Call]:
     return []
 
 
-@pytest.fixture()
+@pytest.fixture
 def recorder(spans, calls) -> CallRecorder:
     return CallRecorder(tracer_provider=spans.provider, hooks=[calls.append])
 
@@ -259,8 +259,10 @@ def test_a_graph_that_fails_before_its_first_node_has_a_span(spans, recorder) ->
     graph = workflow(("triage", answering(HostedChat())))
     with pytest.raises(Exception) as caught:
         graph.invoke(None, using(recorder))
-    assert spans.one("invoke_workflow desk").attributes["error.type"].endswith(
-        type(caught.value).__name__
+    assert (
+        spans.one("invoke_workflow desk")
+        .attributes["error.type"]
+        .endswith(type(caught.value).__name__)
     )
 
 

@@ -7,10 +7,10 @@ from langchain.agents import create_agent
 from langchain_core import exceptions as langchain_errors
 from langchain_core.tools import tool
 from langchain_core.utils.function_calling import convert_to_openai_tool
+from tiny_models import teach, tiny_model
 
 from slm_adapters.engine.loader import loaded_models
 from slm_adapters.langchain import CallRecorder, ChatSLM
-from tiny_models import teach, tiny_model
 
 ORDER = '<tool_call>\n{"name": "lookup_order", "arguments": {"order_id": "AB-1"}}\n</tool_call>'
 

@@ -17,11 +17,11 @@ from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, Tool
 from langchain_core.messages.ai import add_ai_message_chunks
 from langchain_core.runnables import RunnableLambda
 from langchain_core.tools import tool
+from langchain_models import HostedChat
 from opentelemetry import trace
 from opentelemetry.trace import SpanKind, StatusCode
 from pydantic import BaseModel
 
-from langchain_models import HostedChat
 from slm_adapters import errors
 from slm_adapters.calls import Call, ToolCall
 from slm_adapters.engine.engine import ChatEngine, Chunk
@@ -39,17 +39,17 @@ def add(a: int, b: int) -> int:
 ADD = ToolCall("c1", "add", '{"a": 1, "b": 2}')
 
 
-@pytest.fixture()
+@pytest.fixture
 def calls() -> list[Call]:
     return []
 
 
-@pytest.fixture()
+@pytest.fixture
 def recorder(spans, calls) -> CallRecorder:
     return CallRecorder(tracer_provider=spans.provider, hooks=[calls.append])
 
 
-@pytest.fixture()
+@pytest.fixture
 def default_spans(spans, monkeypatch):
     """Spans of models used without a callback."""
     monkeypatch.setattr(recording, "_default", recording.Recorder(tracer_provider=spans.provider))

@@ -7,6 +7,7 @@ import gc
 import logging
 
 import pytest
+from langchain_core.callbacks import CallbackManager, StdOutCallbackHandler
 from langchain_core.documents import Document
 from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.output_parsers import StrOutputParser
@@ -14,12 +15,12 @@ from langchain_core.outputs import ChatGeneration, ChatResult
 from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.retrievers import BaseRetriever
 from langchain_core.runnables import RunnableLambda, RunnableParallel
+from langchain_models import HostedChat, NamelessChat, PlainLLM
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from opentelemetry.trace import SpanKind, StatusCode
 
-from langchain_models import HostedChat, NamelessChat, PlainLLM
 from slm_adapters.calls import Call, role, run
 from slm_adapters.langchain import CallRecorder, traced
 from slm_adapters.store.database import CallStore
@@ -28,12 +29,12 @@ from slm_adapters.telemetry.harmless import failure_counts
 PROMPT = ChatPromptTemplate.from_messages([("system", "be brief"), ("user", "{question}")])
 
 
-@pytest.fixture()
+@pytest.fixture
 def calls() -> list[Call]:
     return []
 
 
-@pytest.fixture()
+@pytest.fixture
 def recorder(spans, calls) -> CallRecorder:
     return CallRecorder(tracer_provider=spans.provider, hooks=[calls.append])
 
@@ -88,6 +89,17 @@ def test_traced_keeps_type_and_leaves_the_original_alone(spans) -> None:
     copy.invoke("q")
     traced(copy, tracer_provider=spans.provider).invoke("q")
     assert len(spans.named("chat")) == 2
+
+
+def test_traced_keeps_what_is_bound(spans) -> None:
+    """A bound model stays bound, and a model with a callback manager keeps its handlers."""
+    bound = traced(HostedChat().bind(stop=["END"]), tracer_provider=spans.provider)
+    bound.invoke("q")
+    assert spans.one("chat").attributes["gen_ai.request.stop_sequences"] == ("END",)
+    managed = HostedChat(callbacks=CallbackManager([StdOutCallbackHandler()]))
+    copy = traced(managed, tracer_provider=spans.provider)
+    assert len(copy.callbacks.handlers) == 2
+    assert len(managed.callbacks.handlers) == 1
 
 
 def test_t23_no_model_is_dropped_for_lack_of_a_name(spans, recorder) -> None:
@@ -274,7 +286,9 @@ def test_parallel_branches_share_the_callers_trace(spans, recorder) -> None:
     both = RunnableParallel(a=HostedChat(), b=HostedChat() | StrOutputParser())
     with spans.provider.get_tracer("app").start_as_current_span("request"):
         both.invoke("q", using(recorder))
-    assert {span.context.trace_id for span in spans.all()} == {spans.one("request").context.trace_id}
+    assert {span.context.trace_id for span in spans.all()} == {
+        spans.one("request").context.trace_id
+    }
 
 
 async def test_one_hundred_concurrent_calls(spans, recorder) -> None:

@@ -14,8 +14,9 @@ from typing import Any
 import values
 from chat import Example, Message, Tool, call, compact, dumps, function_tool, graph_messages
 from tasks import parameters, tool_result, varied_crew
+from tickets_varied import FRAMES
 
-from slm_adapters.demo.tickets import Split, pick
+from slm_adapters.demo.tickets import Split, fill, pick
 
 # key variants | description | kind | English sentences | Japanese sentences; the last sentence of
 # each language is held out.
@@ -78,6 +79,14 @@ CONCEPTS: tuple[tuple[str, str, str, tuple[str, ...], tuple[str, ...]], ...] = (
      ("The project is called {}.", "Project: {}", "It belongs to project {}.", "We named it {}.", "The project goes by {}."),
      ("プロジェクト名は{}です。", "プロジェクト: {}", "案件名は{}です。", "{}という案件の話です。")),
 )
+JAPANESE_NOUNS = {
+    "sender": "[差出人|名前|氏名|お名前]", "contact": "[担当者|担当|責任者|窓口]", "company": "[会社|会社名|勤務先|社名]",
+    "email": "[メール|メールアドレス|アドレス]", "phone": "[電話|電話番号|連絡先]", "city": "[町|市|場所|住所|都市]",
+    "order_id": "[注文番号|注文|オーダー]", "invoice_number": "[請求書|請求書番号|請求番号]", "customer_id": "[会員番号|お客様番号|顧客番号]",
+    "tracking_number": "[追跡番号|追跡|荷物番号]", "serial_number": "[製造番号|シリアル|シリアル番号]", "product": "[商品|品名|商品名|購入品|品物]",
+    "amount": "[金額|合計|代金|値段]", "order_date": "[注文日|購入日|注文]", "due_date": "[期限|締め切り|期日|支払い期日]",
+    "quantity": "[数量|個数|数]", "time": "[時間|開始|時刻|開始時間]", "coupon": "[クーポン|クーポンコード]", "project": "[プロジェクト|案件|案件名]",
+}  # fmt: skip
 FILLER = {
     "en": ("I hope you are well.", "Thank you in advance.", "The weather is nice today.", "Please answer soon.",
            "We talked about it last week.", "Have a good day.", "Sorry for the long mail.", "Best wishes."),
@@ -233,12 +242,20 @@ def _text_of(rng: random.Random, language: str, split: Split, count: int) -> tup
     for concept in chosen:
         sentences = concept[3] if language == "en" else concept[4]
         sentence = sentences[-1] if split == "heldout" else rng.choice(sentences[:-1])
+        if split == "train" and rng.random() < 0.55:
+            sentence = _framed(rng, language, concept)
         value = values.value(rng, concept[2], language, split)
         facts.append((concept, value))
         lines.append(sentence.format(value))
     lines += rng.sample(FILLER[language], rng.choice((0, 1, 1, 2)))
     rng.shuffle(lines)
     return facts, rng.choice(("\n", "\n", " " if language == "en" else "")).join(lines)
+
+
+def _framed(rng: random.Random, language: str, concept: tuple[Any, ...]) -> str:
+    """A made-up sentence that names the concept by one of its nouns."""
+    noun = rng.choice(concept[0].split()).replace("_", " ") if language == "en" else pick(rng, JAPANESE_NOUNS[concept[0].split()[0]])
+    return fill(rng, rng.choice(FRAMES[language]), {"n": noun, "x": "{}"})
 
 
 def extract(rng: random.Random, split: Split) -> Example:

@@ -13,6 +13,7 @@ from typing import Any
 
 import values
 from chat import Example, Message, Tool, call, compact, crew_messages, dumps, function_tool, graph_messages
+from tickets_varied import varied_ticket
 
 from slm_adapters.demo import roles, wordings
 from slm_adapters.demo.tickets import OrderRecord, Split, Ticket, generate
@@ -70,6 +71,8 @@ FIELD_NAMES = {
 
 def fresh_ticket(rng: random.Random, split: Split) -> Ticket:
     """A ticket; for training its names, products and ids are replaced by invented ones."""
+    if split == "train" and rng.random() < 0.75:
+        return varied_ticket(rng)
     ticket = generate(1, seed=rng.getrandbits(48), split=split)[0]
     if split == "heldout" or rng.random() < 0.3:
         return ticket

@@ -3,7 +3,7 @@
     python examples/bundled_slm/train.py --minutes 9
 
 Examples are generated while training, never twice. The loss covers what the assistant writes and
-nothing else. In the last part of the run the linear layers see their weights as nf4 would store
+nothing else. In the last part of the run the linear layers have their weights as nf4 would store
 them, so that 4-bit loading costs no accuracy.
 """
 
@@ -16,6 +16,7 @@ import random
 import time
 from collections import defaultdict
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -64,16 +65,25 @@ def configuration(tokenizer: Tokenizer) -> LlamaConfig:
     )
 
 
-class FakeNF4Linear(nn.Linear):
-    """A linear layer that can see its weight as nf4 stores it, with straight-through gradients."""
+@contextmanager
+def nf4_weights(matrices: list[nn.Parameter], active: bool) -> Iterator[None]:
+    """Within the block the matrices have the values that nf4 stores.
 
-    quantized = False
-
-    def forward(self, input: Tensor) -> Tensor:  # noqa: A002
-        weight = self.weight
-        if self.quantized:
-            weight = weight + (as_nf4(weight.detach()) - weight.detach())
-        return functional.linear(input, weight)
+    Gradients taken there are applied to the full-precision values: the straight-through estimate.
+    """
+    if not active:
+        yield
+        return
+    kept = [matrix.detach().clone() for matrix in matrices]
+    with torch.no_grad():
+        for matrix in matrices:
+            matrix.copy_(as_nf4(matrix))
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for matrix, value in zip(matrices, kept, strict=True):
+                matrix.copy_(value)
 
 
 def as_nf4(weight: Tensor) -> Tensor:
@@ -86,11 +96,8 @@ def as_nf4(weight: Tensor) -> Tensor:
 
 
 def new_model(config: LlamaConfig) -> LlamaForCausalLM:
-    """A fresh model whose layers can be quantized in training."""
+    """A fresh model; what writes to the residual stream starts small."""
     model = LlamaForCausalLM(config)
-    for module in model.model.modules():
-        if type(module) is nn.Linear:
-            module.__class__ = FakeNF4Linear
     for name, parameter in model.named_parameters():
         if name.endswith(("o_proj.weight", "down_proj.weight")):
             parameter.data /= (2 * config.num_hidden_layers) ** 0.5
@@ -190,14 +197,15 @@ def save(model: LlamaForCausalLM, folder: Path, shard: str) -> None:
     copy.save_pretrained(folder, max_shard_size=shard)
 
 
-def optimizers(model: LlamaForCausalLM, rate: float) -> list[torch.optim.Optimizer]:
+def optimizers(
+    model: LlamaForCausalLM, matrices: list[nn.Parameter], rate: float
+) -> list[torch.optim.Optimizer]:
     """Muon for the matrices, AdamW for the embedding and the norms."""
-    matrices = [p for n, p in model.model.layers.named_parameters() if p.ndim == 2]
     known = {id(p) for p in matrices}
     others = [p for p in model.parameters() if id(p) not in known]
     fused = next(model.parameters()).is_cuda
     return [
-        torch.optim.Muon(matrices, lr=rate, weight_decay=0.05, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.Muon(matrices, lr=rate, weight_decay=0.1, adjust_lr_fn="match_rms_adamw"),
         torch.optim.AdamW(others, lr=rate, betas=(0.9, 0.98), weight_decay=0.0, fused=fused),
     ]
 
@@ -221,7 +229,8 @@ def train(options: argparse.Namespace) -> LlamaForCausalLM:
         torch._dynamo.config.suppress_errors = True  # slower is better than stopped
         for layer in model.model.layers:
             layer.compile(dynamic=True)
-    steppers = optimizers(model, options.rate)
+    matrices = [p for p in model.model.layers.parameters() if p.ndim == 2]
+    steppers = optimizers(model, matrices, options.rate)
     tests = heldout_batches(tokenizer, options.tests, device)
     start, seen, step, report, losses = time.monotonic(), 0, 0, 0.0, []
     options.out.mkdir(parents=True, exist_ok=True)
@@ -229,12 +238,13 @@ def train(options: argparse.Namespace) -> LlamaForCausalLM:
         done = elapsed / (options.minutes * 60)
         # Warm-up, plateau, then down to zero over the second half.
         scale = min(1.0, (step + 1) / options.warmup, max(0.0, (1 - done) / 0.55))
-        FakeNF4Linear.quantized = done > options.nf4_from
+        quantized = done > options.nf4_from
         ids, labels = (t.to(device, non_blocking=True) for t in next(feed))
-        with torch.autocast(device, torch.bfloat16):
-            logits, wanted, _ = wanted_logits(model, ids, labels)
-            loss = functional.cross_entropy(logits.float(), wanted)
-        loss.backward()
+        with nf4_weights(matrices, quantized):
+            with torch.autocast(device, torch.bfloat16):
+                logits, wanted, _ = wanted_logits(model, ids, labels)
+                loss = functional.cross_entropy(logits.float(), wanted)
+            loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for stepper in steppers:
             for group in stepper.param_groups:
@@ -249,12 +259,14 @@ def train(options: argparse.Namespace) -> LlamaForCausalLM:
             losses = []
             print(f"{elapsed:4.0f} s, step {step}, {seen / 1e6:.0f}M tokens, loss {mean:.4f}", flush=True)
             if step > options.warmup:
-                print("    ", exact(model, tests, device), flush=True)
+                with nf4_weights(matrices, quantized):
+                    print("    ", exact(model, tests, device), flush=True)
                 save(model, options.out, options.shard)
     save(model, options.out, options.shard)
     summary: dict[str, Any] = {"steps": step, "tokens": seen, "seconds": round(time.monotonic() - start), "device": device}
-    for FakeNF4Linear.quantized in (False, True):
-        summary["nf4" if FakeNF4Linear.quantized else "bf16"] = exact(model, tests, device)
+    for quantized in (False, True):
+        with nf4_weights(matrices, quantized):
+            summary["nf4" if quantized else "bf16"] = exact(model, tests, device)
     (options.out / "training.json").write_text(json.dumps(summary, indent=1) + "\n")
     print(json.dumps(summary), flush=True)
     return model

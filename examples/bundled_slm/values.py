@@ -64,7 +64,13 @@ def kanji(rng: random.Random, count: int) -> str:
 
 def katakana(rng: random.Random) -> str:
     """An invented katakana word."""
-    return rng.choice(_KATAKANA[:-1]) + "".join(rng.choice(_KATAKANA) for _ in range(rng.randint(1, 6)))
+    letters = rng.sample(_KATAKANA, 3) if rng.random() < 0.3 else _KATAKANA
+    return rng.choice(_KATAKANA[:-1]) + "".join(rng.choice(letters) for _ in range(rng.randint(1, 6)))
+
+
+def hiragana(rng: random.Random) -> str:
+    """An invented hiragana word."""
+    return "".join(chr(rng.randint(0x3042, 0x3093)) for _ in range(rng.randint(2, 6)))
 
 
 def identifier(rng: random.Random, split: Split = "train") -> str:
@@ -80,9 +86,10 @@ def identifier(rng: random.Random, split: Split = "train") -> str:
         ]
         shape = rng.choice(("-", "-", "-", "", "/", ".", "_")).join(parts)
         if 4 <= len(shape) <= 14 and "9" in shape and not _heldout_shapes().fullmatch(shape):
-            return re.sub(
-                "[A9]", lambda m: rng.choice("0123456789" if m[0] == "9" else "ABCDEFGHIJKLMNOPQRSTUVWXYZ"), shape
-            )
+            digits, letters = "0123456789", "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+            if rng.random() < 0.2:  # ids full of repeats, the hard case of copying
+                digits, letters = "".join(rng.sample(digits, 2)), "".join(rng.sample(letters, 2))
+            return re.sub("[A9]", lambda m: rng.choice(digits if m[0] == "9" else letters), shape)
 
 
 def name(rng: random.Random, language: str, split: Split = "train") -> str:
@@ -105,7 +112,7 @@ def item(rng: random.Random, language: str, split: Split = "train") -> str:
     if split == "heldout" or rng.random() < 0.45:
         return known
     if language == "ja":
-        made = rng.choice((katakana(rng), katakana(rng) + known, kanji(rng, 2), kanji(rng, 3)))
+        made = rng.choice((katakana(rng), katakana(rng), hiragana(rng), katakana(rng) + known, kanji(rng, 2), kanji(rng, 3)))
         return made
     return rng.choice(
         (f"{rng.choice(_ADJECTIVES)} {known}", f"{word(rng)} {known.split()[-1]}", f"{word(rng)} {word(rng)}",

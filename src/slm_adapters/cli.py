@@ -99,14 +99,14 @@ def demo(
     """
     from .demo.command import show_demo
     from .demo.running import Settings
+    from .demo.summary import FLOWS
 
-    flows = ("crewai", "langgraph") if framework is Framework.both else (framework.value,)
     settings = Settings(
         output=output,
         folder=folder,
         count=tickets,
         seed=seed,
-        flows=flows,
+        flows=tuple(flow for flow in FLOWS if framework in (Framework.both, flow)),
         llm=llm,
         slm=slm,
         quantization=quantization.value,

@@ -10,6 +10,7 @@
     │   ├── EmptyMessagesError
     │   ├── InvalidToolError
     │   ├── InvalidFallbackError (TypeError)
+    │   ├── UnsupportedContentError            images, audio or files for a text model
     │   └── ContextOverflowError               prompt + reply do not fit the window
     ├── GenerationError        (RuntimeError)  the model answered, but not usably
     │   ├── EmptyReplyError
@@ -18,7 +19,7 @@
     │   └── CancelledGenerationError
     └── StoreError             (OSError)       calls cannot be written or read
 
-``GenerationError`` and ``ContextOverflowError`` are what a fallback LLM catches.
+``GenerationError``, ``ModelError`` and the last two request errors are what a fallback catches.
 Messages avoid the words that make CrewAI retry a call as if a provider had throttled it.
 """
 
@@ -42,6 +43,7 @@ __all__ = [
     "RequestError",
     "SLMAdaptersError",
     "StoreError",
+    "UnsupportedContentError",
 ]
 
 
@@ -111,6 +113,12 @@ class InvalidFallbackError(RequestError, TypeError):
     """``fallback=`` is not an LLM of the framework in use."""
 
     reason = "invalid_fallback"
+
+
+class UnsupportedContentError(RequestError):
+    """A message holds images, audio or files, and the model reads text only."""
+
+    reason = "unsupported_content"
 
 
 class ContextOverflowError(RequestError):

@@ -14,11 +14,14 @@ from __future__ import annotations
 from .errors import MissingExtraError
 
 try:
-    import langchain_core  # noqa: F401
-except ImportError:
+    import langchain_core as _langchain_core  # noqa: F401
+except ModuleNotFoundError as error:
+    if error.name != "langchain_core":
+        raise
     raise MissingExtraError("slm_adapters.langchain", "langchain-core", "langchain") from None
 
-from ._langchain.handler import CallRecorder, traced
+from ._langchain.handler import CallRecorder
 from ._langchain.model import ChatSLM
+from ._langchain.tracing import traced
 
 __all__ = ["CallRecorder", "ChatSLM", "traced"]

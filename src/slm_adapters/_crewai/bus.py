@@ -95,7 +95,7 @@ def _install() -> None:
         _replaced = vars(crewai_event_bus).get("emit")
         crewai_event_bus.emit = emit
         _tap = emit
-        pass
+        guards.install(sinks)
     except Exception:
         warn_once(
             "the event bus tap",
@@ -154,7 +154,7 @@ def _event_classes(module: Any) -> list[Any]:
     for name in dir(module):
         kind = getattr(module, name)
         if isinstance(kind, type) and issubclass(kind, BaseEvent):
-            field = kind.model_fields.get("type")
+            field = getattr(kind, "model_fields", {}).get("type")
             if field is not None and field.default in wanted:
                 classes.append(kind)
     return classes

@@ -66,10 +66,10 @@ def low_cardinality(name: Any) -> str | None:
     """``name`` if it may name a span: short, one line, no ids in it; else None."""
     if not isinstance(name, str):
         return None
-    name = name.strip()
-    if not name or len(name) > _LONGEST_NAME or _VARIABLE.search(name):
+    text: str = name.strip()
+    if not text or len(text) > _LONGEST_NAME or _VARIABLE.search(text):
         return None
-    return name
+    return text
 
 
 def messages_of(messages: Any) -> tuple[Message, ...]:

@@ -18,6 +18,7 @@ class CallFacts:
     """Shared by one model call and the recorders that see its events; filled in as it runs."""
 
     source: Any
+    model: str
     provider: str
     in_process: bool
     response_format: dict[str, Any] | None = None

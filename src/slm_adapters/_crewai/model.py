@@ -3,34 +3,34 @@
 from __future__ import annotations
 
 import asyncio
-import copy
 import inspect
 import threading
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from os import PathLike, fspath
-from typing import Any
+from os.path import isabs
+from pathlib import Path
+from typing import Any, cast
 
 import crewai.agents.agent_builder.base_agent as _base_agent
 from crewai.llms.base_llm import BaseLLM
 from crewai.llms.context_window import CONTEXT_WINDOW_USAGE_RATIO
-from crewai.types.usage_metrics import UsageMetrics
 from pydantic import Field, PrivateAttr, field_serializer
 
-from ..calls import Message, Tool, Usage
+from ..calls import Message, Tool
 from ..engine.engine import ChatEngine, ChatRequest, Completion
-from ..errors import InvalidFallbackError, SLMAdaptersError
-from ..routing.fallback import Fallbacks
+from ..errors import ModelError, SLMAdaptersError
 from ..telemetry.harmless import shielded
 from . import convert, patches
-from .turn import Asked, Turn
+from .answers import Asked
+from .counting import CountingLLM
+from .options import ask_async, check_fallback, check_options, crewai_llm
+from .turn import Turn
 
 __all__ = ["SLM"]
 
-#: Fields of BaseLLM that a local model has no use for.
-_UNSUPPORTED = ("n", "frequency_penalty", "presence_penalty", "api_key", "base_url")
 
-
-class SLM(BaseLLM):
+class SLM(CountingLLM):
     """A small language model as an agent's LLM.
 
     ``model``: a Hugging Face id or local path, ``"bundled"``, or an engine. ``fallback``: the LLM
@@ -54,12 +54,8 @@ class SLM(BaseLLM):
     top_k: int | None = None
     fallback: Any = Field(default=None, repr=False)
 
-    _source: Any = PrivateAttr(default=None)
     _engine: ChatEngine | None = PrivateAttr(default=None)
     _fallback_llm: BaseLLM | None = PrivateAttr(default=None)
-    _fallbacks: Fallbacks = PrivateAttr(default_factory=Fallbacks)
-    _fallback_usage: dict[str, int] = PrivateAttr(default_factory=dict)
-    _lock: Any = PrivateAttr(default_factory=threading.Lock)
 
     def __init__(
         self,
@@ -78,8 +74,8 @@ class SLM(BaseLLM):
         trust_remote_code: bool = False,
         **options: Any,
     ) -> None:
-        _check_options(type(self), options)
-        _check_fallback(fallback)
+        check_options(type(self), options)
+        check_fallback(fallback)
         super().__init__(
             model=model.name if isinstance(model, ChatEngine) else fspath(model),
             fallback=fallback,
@@ -107,7 +103,7 @@ class SLM(BaseLLM):
         if self._engine is None:
             from ..engine.loader import load_engine
 
-            wanted = {
+            wanted: dict[str, Any] = {
                 "quantization": self.quantization,
                 "device": self.device,
                 "dtype": self.dtype,
@@ -124,6 +120,13 @@ class SLM(BaseLLM):
         """Load the weights now instead of on the first call."""
         self.engine.warm_up()
         return self
+
+    @property
+    def model_name(self) -> str:
+        """The model's name on spans: an id or a folder's name, never a whole path."""
+        if self._engine is not None:
+            return self._engine.name
+        return Path(self.model).name if isabs(self.model) else str(self.model)
 
     @property
     def engine_provider(self) -> str:
@@ -182,8 +185,8 @@ class SLM(BaseLLM):
         )
         turn = Turn(self, asked)
         with turn.recorded():
-            turn.prepare()
             try:
+                turn.prepare()
                 value = turn.accept(self._complete(turn))
             except SLMAdaptersError as error:
                 if not turn.falls_back(error):
@@ -228,14 +231,14 @@ class SLM(BaseLLM):
         )
         turn = Turn(self, asked)
         with turn.recorded():
-            turn.prepare()
             try:
+                turn.prepare()
                 value = turn.accept(await self._acomplete(turn))
             except SLMAdaptersError as error:
                 if not turn.falls_back(error):
                     raise
                 with turn.asking_fallback() as fallback:
-                    value = await _acall(fallback, asked)
+                    value = await ask_async(fallback, asked.arguments())
             if turn.to_execute is None:
                 turn.finish(value)
             else:
@@ -247,35 +250,22 @@ class SLM(BaseLLM):
         return turn.after_hooks(value)
 
     async def _acomplete(self, turn: Turn) -> Completion:
-        engine = self._engine or await asyncio.to_thread(lambda: self.engine)
+        engine: ChatEngine = await asyncio.to_thread(lambda: self.engine)
         if not turn.streams:
             return await engine.acomplete(turn.request)
-        events = engine.astream(turn.request)
-        try:
+        async with aclosing(cast("AsyncGenerator[Any]", engine.astream(turn.request))) as events:
             async for event in events:
                 if isinstance(event, Completion):
                     return event
                 turn.show(event)
-        finally:
-            await events.aclose()  # type: ignore[attr-defined]
         raise AssertionError("an engine's last event is its Completion")
 
     # The fallback
 
-    @property
-    def fallback_count(self) -> int:
-        """How often the fallback answered for this object."""
-        return self._fallbacks.count
-
-    @property
-    def fallback_reasons(self) -> dict[str, int]:
-        """The same by reason: ``{"overflow": 2, "invalid_reply": 1}``."""
-        return self._fallbacks.reasons
-
     def fallback_llm(self) -> BaseLLM:
         """The fallback, made on first use if it was given by name."""
         if self._fallback_llm is None:
-            self._fallback_llm = _crewai_llm(self.fallback)
+            self._fallback_llm = crewai_llm(self.fallback)
         return self._fallback_llm
 
     # What CrewAI asks of an LLM
@@ -291,113 +281,34 @@ class SLM(BaseLLM):
     def get_context_window_size(self) -> int:
         """Usable tokens: 85 % of the window, as CrewAI counts, of the larger of model and fallback.
 
-        A prompt only the fallback can hold goes there whole instead of being summarized.
+        A prompt that only the fallback can hold goes there whole instead of being summarized.
         """
-        own = int((self.context_window or self.engine.context_window) * CONTEXT_WINDOW_USAGE_RATIO)
-        if self.fallback is not None:
-            with shielded("asking the fallback for its window"):
-                return max(own, self.fallback_llm().get_context_window_size())
-        return own
+        windows: list[int] = []
+        with shielded("asking the fallback for its window"):
+            if self.fallback is not None:
+                windows.append(self.fallback_llm().get_context_window_size())
+        try:
+            window = self.context_window or self.engine.context_window
+            windows.append(int(window * CONTEXT_WINDOW_USAGE_RATIO))
+        except ModelError:
+            if not windows:
+                raise
+        return max(windows)
 
     def get_input_tokens_count(
         self, messages: Any, tools: Any = None, response_model: Any = None
     ) -> int:
         """Exact prompt tokens, by the model's own tokenizer and chat template."""
-        return self.engine.count_tokens(convert.messages_of(messages), convert.tools_of(tools))
-
-    def count_usage(self, usage: Usage) -> None:
-        """Add one call's tokens to this object's counters."""
-        with self._lock:
-            self._track_token_usage_internal(convert.usage_dict(usage))
-
-    def count_fallback_usage(self, usage: dict[str, Any] | None) -> None:
-        """Add what the fallback used on behalf of this object."""
-        metrics = UsageMetrics.from_provider_dict(usage)
-        if metrics is None:
-            return
-        with self._lock:
-            for name, value in metrics.model_dump().items():
-                self._fallback_usage[name] = self._fallback_usage.get(name, 0) + value
-
-    def get_token_usage_summary(self) -> UsageMetrics:
-        """Tokens used by this object and, on its behalf, by the fallback."""
-        with self._lock:
-            summary = UsageMetrics(**self._token_usage)
-            summary.add_usage_metrics(UsageMetrics(**self._fallback_usage))
-        return summary
-
-    # Copies share the weights, never the counters
-
-    def __copy__(self) -> SLM:
-        copied = super().__copy__()
-        copied._start_counting()
-        return copied
-
-    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> SLM:
-        copied = self.__copy__()
-        copied.stop = list(self.stop)
-        copied.additional_params = copy.deepcopy(self.additional_params, memo)
-        return copied
-
-    def __getstate__(self) -> dict[Any, Any]:
-        source = None if isinstance(self._source, ChatEngine) else self._source
-        return super().__getstate__() | {"__pydantic_private__": {"_source": source}}
-
-    def __setstate__(self, state: dict[Any, Any]) -> None:
-        super().__setstate__(state)
-        for name in self.__private_attributes__:
-            if name != "_source":
-                self._reset(name)
-
-    def _start_counting(self) -> None:
-        for name in ("_token_usage", "_fallbacks", "_fallback_usage", "_lock"):
-            self._reset(name)
-
-    def _reset(self, name: str) -> None:
-        assert self.__pydantic_private__ is not None
-        self.__pydantic_private__[name] = self.__private_attributes__[name].get_default()
+        try:
+            return self.engine.count_tokens(convert.messages_of(messages), convert.tools_of(tools))
+        except ModelError:
+            # The call itself will tell, or ask the fallback.
+            return int(super().get_input_tokens_count(messages, tools, response_model))
 
     @field_serializer("fallback")
     def _serialize_fallback(self, fallback: Any) -> str | None:
         # An LLM object holds keys; only a name is written.
         return fallback if isinstance(fallback, str) else None
-
-
-def _check_options(kind: type[SLM], options: dict[str, Any]) -> None:
-    unknown = options.keys() - kind.model_fields.keys() - {"stop_sequences"}
-    unknown |= {name for name in _UNSUPPORTED if options.get(name) is not None}
-    if unknown:
-        raise TypeError(
-            f"SLM() does not take {', '.join(sorted(unknown))}: a local model takes temperature, "
-            "top_p, top_k, seed, max_tokens, stop, timeout, quantization, device, dtype, "
-            "revision, context_window and fallback."
-        )
-
-
-def _check_fallback(fallback: Any) -> None:
-    usable = isinstance(fallback, str) and fallback.strip()
-    if fallback is None or usable or isinstance(fallback, BaseLLM):
-        return
-    raise InvalidFallbackError(
-        f"fallback={fallback!r:.80} is no CrewAI LLM: pass crewai.LLM(...), another SLM, or a "
-        'model name such as "gpt-4.1-mini".'
-    )
-
-
-def _crewai_llm(fallback: Any) -> BaseLLM:
-    if isinstance(fallback, BaseLLM):
-        return fallback
-    from crewai import LLM
-
-    made: BaseLLM = LLM(model=fallback)
-    return made
-
-
-async def _acall(llm: BaseLLM, asked: Asked) -> Any:
-    if type(llm).acall is BaseLLM.acall:
-        # A class without an acall of its own would raise NotImplementedError.
-        return await asyncio.to_thread(llm.call, **asked.arguments())
-    return await llm.acall(**asked.arguments())
 
 
 # CrewAI rebuilds an LLM from its dump by this name, for instance in copies of an agent.

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, TypeVar
 
+from opentelemetry._logs import LoggerProvider, NoOpLoggerProvider
+from opentelemetry.metrics import MeterProvider, NoOpMeterProvider
 from opentelemetry.trace import NoOpTracerProvider, TracerProvider
 
-from ..errors import StoreError
+from ..store.opening import StoreLike, open_store
 from ..telemetry.content import Redact
-from ..telemetry.harmless import warn_once
-from ..telemetry.recorder import CallHook, CallSink, Recorder
+from ..telemetry.recorder import CallHook, Recorder
 from . import bus
 from .events import EventRecorder
 
@@ -26,7 +27,8 @@ class CallRecorder:
 
     Constructing it is all there is to do; ``close()`` or a ``with`` block ends it. ``store``: a
     ``CallStore``, its path or its URL; one that cannot be opened costs a warning. ``hooks`` get
-    every ended ``Call``. The same object may also stand in ``before_kickoff_callbacks``.
+    every ended ``Call``. The same object may also stand in ``before_kickoff_callbacks`` (CrewAI
+    then says that the crew cannot be checkpointed).
 
         CallRecorder(store="calls.db")
     """
@@ -34,14 +36,18 @@ class CallRecorder:
     def __init__(
         self,
         *,
-        store: CallSink | str | Path | None = None,
+        store: StoreLike | None = None,
         tracer_provider: TracerProvider | None = None,
+        meter_provider: MeterProvider | None = None,
+        logger_provider: LoggerProvider | None = None,
         hooks: Sequence[CallHook] = (),
         redact: Redact | None = None,
         app: str | None = None,
     ) -> None:
         self.recorder = Recorder(
             tracer_provider=tracer_provider,
+            meter_provider=meter_provider,
+            logger_provider=logger_provider,
             store=open_store(store),
             hooks=hooks,
             redact=redact,
@@ -77,7 +83,7 @@ class CallRecorder:
 def traced(
     llm: LLM,
     *,
-    store: CallSink | str | Path | None = None,
+    store: StoreLike | None = None,
     tracer_provider: TracerProvider | None = None,
     hooks: Sequence[CallHook] = (),
     redact: Redact | None = None,
@@ -99,38 +105,34 @@ def traced(
     previous = vars(llm).get(_MARK)
     if isinstance(previous, _Mark):
         bus.remove(previous.events)
-    sink, mark = open_store(store), _Mark()
+    token, sink = object(), open_store(store)
     options: dict[str, Any] = {"store": sink, "hooks": hooks, "redact": redact, "app": app}
-    mark.events = EventRecorder(
+    events = EventRecorder(
         Recorder(tracer_provider=tracer_provider, **options),
-        only=lambda source: vars(source).get(_MARK) is mark,
-        shadow=Recorder(tracer_provider=NoOpTracerProvider(), **options),
+        only=lambda source: getattr(vars(source).get(_MARK), "token", None) is token,
+        shadow=Recorder(
+            tracer_provider=NoOpTracerProvider(),
+            meter_provider=NoOpMeterProvider(),
+            logger_provider=NoOpLoggerProvider(),
+            **options,
+        ),
     )
+    mark = _Mark(token, events)
     object.__setattr__(llm, _MARK, mark)
-    bus.add(mark.events)
+    bus.add(events)
+    # When the LLM and its copies are gone, nobody is left to listen to.
+    weakref.finalize(mark, bus.remove, events).atexit = False
     return llm
 
 
 class _Mark:
     """Sits on a traced LLM; copies of the LLM share it."""
 
-    events: EventRecorder
+    def __init__(self, token: object, events: EventRecorder) -> None:
+        self.token, self.events = token, events
 
     def __copy__(self) -> _Mark:
         return self
 
     def __deepcopy__(self, memo: dict[int, Any]) -> _Mark:
         return self
-
-
-def open_store(store: CallSink | str | Path | None) -> CallSink | None:
-    """A store from what the user passed; one that cannot be opened is left out, with a warning."""
-    if store is None or not isinstance(store, str | Path):
-        return store
-    from ..store.database import CallStore
-
-    try:
-        return CallStore(store)
-    except StoreError as error:
-        warn_once("opening the call store", f"slm-adapters: no calls are kept: {error}")
-        return None

@@ -68,6 +68,10 @@ class Scope:
         #: Tool calls the model last asked for here, not yet seen as tool events.
         self.asked: list[ToolCall] = []
 
+    def let_go(self) -> None:
+        """Drop what an ended scope, kept for its place in the tree, no longer needs."""
+        self.opened = self.boundary = self.outer_call = None
+
     @property
     def call(self) -> OpenCall | None:
         return self.opened if isinstance(self.opened, OpenCall) else None
@@ -103,6 +107,7 @@ class Scopes:
     def __init__(self) -> None:
         self._lock = threading.RLock()
         self._live: OrderedDict[str, Scope] = OrderedDict()
+        self._calls: dict[str, Scope] = {}
         # Scopes that ended without their event: CrewAI may still name them as a parent.
         self._early: OrderedDict[str, Scope] = OrderedDict()
 
@@ -113,6 +118,8 @@ class Scopes:
         """Keep ``scope``; returns one that must be ended to make room."""
         with self._lock:
             self._live[scope.event_id] = scope
+            if scope.call_id is not None:
+                self._calls[scope.call_id] = scope
             if scope.parent is not None:
                 scope.parent.children[scope.event_id] = scope
             if len(self._live) > LIVE_LIMIT:
@@ -124,6 +131,8 @@ class Scopes:
         with self._lock:
             scope.ended = True
             self._live.pop(scope.event_id, None)
+            if scope.call_id is not None:
+                self._calls.pop(scope.call_id, None)
             if scope.parent is not None:
                 scope.parent.children.pop(scope.event_id, None)
             if early:
@@ -144,10 +153,8 @@ class Scopes:
             return list(self._live.values())
 
     def call(self, call_id: str) -> Scope | None:
-        """The open model call with that id, newest first."""
-        with self._lock:
-            newest_first = reversed(self._live.values())
-            return next((s for s in newest_first if s.call_id == call_id), None)
+        """The open model call with that id."""
+        return self._calls.get(call_id)
 
     def ended_by(self, event: Any, source: Any, marked: Scope | None) -> Scope | None:
         """The scope an end event belongs to.

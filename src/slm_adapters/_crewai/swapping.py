@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Mapping
 from os import PathLike
-from typing import Any
+from typing import Any, TypeAlias
 
 from crewai import Agent, Crew
 from crewai.llms.base_llm import BaseLLM
@@ -14,7 +15,7 @@ from .model import SLM
 
 __all__ = ["Swap", "swap"]
 
-Model = BaseLLM | ChatEngine | PathLike[str] | str
+Model: TypeAlias = BaseLLM | ChatEngine | PathLike[str] | str
 
 
 def swap(target: Any, models: Mapping[str, Model]) -> Swap:
@@ -88,14 +89,14 @@ def _places_of_crew(crew: Crew) -> list[tuple[str, _Place]]:
         agents.append(crew.manager_agent)
     places = _places_of_agents(agents)
     if crew.manager_agent is None and crew.manager_llm is not None:
-        places.append((_manager_role(), lambda llm: _put_manager(crew, llm)))
+        places.append((_manager_role(), functools.partial(_put_manager, crew)))
     return places
 
 
 def _places_of_agents(agents: Iterable[Any]) -> list[tuple[str, _Place]]:
     distinct = {id(agent): agent for agent in agents}
     return [
-        (role.strip(), lambda llm, agent=agent: _put(agent, llm))
+        (role.strip(), functools.partial(_put, agent))
         for agent in distinct.values()
         # A template ("Researcher for {topic}") keeps its own text beside the filled one.
         for role in dict.fromkeys([agent.role, agent._original_role or agent.role])

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -18,49 +17,25 @@ from crewai.events.types.tool_usage_events import (
 )
 from crewai.hooks.dispatch import HookAborted
 from crewai.llms.base_llm import LLMCallBlockedError, llm_call_context
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 from ..calls import Message, Reply, ToolCall
 from ..engine.engine import ChatRequest, Chunk, Completion
-from ..errors import EmptyReplyError, InvalidReplyError
+from ..errors import EmptyReplyError, UnsupportedContentError
 from ..routing.fallback import reason_of, should_fall_back
 from ..routing.span_facts import span_facts
 from ..routing.verify import check, check_tools
 from ..telemetry import semconv
 from ..telemetry.recorder import OpenCall, as_current_call, default_recorder
 from . import convert
+from .answers import Asked, Executed, cut, validated
 from .facts import CallFacts, sharing_facts
+from .spans import is_failure
 
 if TYPE_CHECKING:
     from .model import SLM
 
-__all__ = ["Asked", "Turn"]
-
-
-@dataclass
-class Asked:
-    """The arguments of ``BaseLLM.call``."""
-
-    messages: Any
-    tools: list[dict[str, Any]] | None = None
-    callbacks: list[Any] | None = None
-    available_functions: dict[str, Any] | None = None
-    from_task: Any = None
-    from_agent: Any = None
-    response_model: type[BaseModel] | None = None
-
-    def arguments(self) -> dict[str, Any]:
-        """As keywords for another LLM's ``call``."""
-        return {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
-
-
-@dataclass
-class Executed:
-    """A tool call run for a caller that handed over its functions."""
-
-    arguments: dict[str, Any]
-    function: Callable[..., Any]
-    result: Any = None
+__all__ = ["Turn"]
 
 
 @dataclass
@@ -86,7 +61,9 @@ class Turn:
         llm, asked = self.llm, self.asked
         self.streams = bool(llm._effective_stream())
         response_format = convert.response_format_of(asked.response_model)
-        self.facts = CallFacts(llm, llm.engine_provider, llm.in_process, response_format)
+        self.facts = CallFacts(
+            llm, llm.model_name, llm.engine_provider, llm.in_process, response_format
+        )
         with ExitStack() as stack:
             stack.enter_context(llm_call_context())
             stack.enter_context(sharing_facts(self.facts))
@@ -108,7 +85,7 @@ class Turn:
         return recorder.open(
             framework="crewai",
             provider=self.facts.provider,
-            model=llm.model,
+            model=self.facts.model,
             params={
                 "temperature": llm.temperature,
                 "max_tokens": llm.max_tokens,
@@ -131,7 +108,7 @@ class Turn:
             self.llm._emit_call_failed_event(str(error) or type(error).__name__, *who)
         if self._call is not None:
             self._call.note(**self.facts.attributes)
-            if isinstance(error, Exception):
+            if is_failure(error):
                 self._call.fail(error)
             else:
                 self._call.abandon()
@@ -161,10 +138,13 @@ class Turn:
         llm._invoke_before_llm_call_hooks(asked.messages, asked.from_agent)
         tools = convert.tools_of(asked.tools)
         check_tools(tools)
-        messages = llm._process_message_files([dict(m) for m in asked.messages])
-        self.request = llm.request(
-            convert.messages_of(messages), tools, self.facts.response_format, asked.from_agent
-        )
+        messages = convert.messages_of(asked.messages)
+        self.request = llm.request(messages, tools, self.facts.response_format, asked.from_agent)
+        if any(message.get("files") for message in asked.messages):
+            raise UnsupportedContentError(
+                f"a message holds files, and {llm.model_name} reads text only: remove "
+                "input_files, or give the model a fallback=."
+            )
 
     def show(self, chunk: Chunk) -> None:
         """Emit one piece of a streamed answer."""
@@ -189,7 +169,7 @@ class Turn:
         """
         self.llm.count_usage(completion.usage)
         self.facts.attributes.update(span_facts(completion))
-        completion = _cut(completion, self.llm.stop_sequences)
+        completion = cut(completion, self.llm.stop_sequences)
         message = completion.reply.message
         if not message.tool_calls and not message.text.strip():
             raise EmptyReplyError(
@@ -208,7 +188,7 @@ class Turn:
             self.to_execute = next((c for c in message.tool_calls if c.name in functions), None)
             return convert.openai_tool_calls(message.tool_calls)
         if self.asked.response_model is not None:
-            return _validated(self.asked.response_model, message.text)
+            return validated(self.asked.response_model, message.text)
         return message.text
 
     def finish(self, value: Any) -> None:
@@ -295,26 +275,3 @@ class Turn:
             token = add_stream_sink(count)
             stack.callback(reset_stream_sinks, token)
             yield fallback
-
-
-def _validated(model: type[BaseModel], text: str) -> BaseModel:
-    try:
-        return model.model_validate_json(text)
-    except ValidationError as error:
-        raise InvalidReplyError(
-            f"the model's answer does not validate as {model.__name__} "
-            f"({error.error_count()} problems): give the model a fallback= or simplify the model."
-        ) from error
-
-
-def _cut(completion: Completion, stop: list[str]) -> Completion:
-    """The completion without anything from the first stop word on."""
-    message = completion.reply.message
-    if message.tool_calls or not message.text:
-        return completion
-    found = [at for at in (message.text.find(word) for word in stop if word) if at >= 0]
-    if not found:
-        return completion
-    kept = Message("assistant", message.text[: min(found)].rstrip())
-    reply = Reply(kept, completion.reply.finish_reason)
-    return dataclasses.replace(completion, reply=reply)

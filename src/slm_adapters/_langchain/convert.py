@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
@@ -15,8 +16,8 @@ from langchain_core.messages import (
     ToolMessage,
 )
 from langchain_core.messages.ai import InputTokenDetails, OutputTokenDetails, UsageMetadata
-from langchain_core.messages.tool import tool_call, tool_call_chunk
 from langchain_core.messages.tool import ToolCall as LangChainToolCall
+from langchain_core.messages.tool import tool_call, tool_call_chunk
 from langchain_core.outputs import ChatGeneration, ChatResult, Generation, LLMResult
 
 from ..calls import Content, Message, Reply, Tool, ToolCall, Usage
@@ -141,19 +142,24 @@ def _reply_message(choice: Generation) -> Message:
 def _finish_reason(choice: Generation) -> str | None:
     message = choice.message if isinstance(choice, ChatGeneration) else None
     for facts in (choice.generation_info, getattr(message, "response_metadata", None)):
-        for name in ("finish_reason", "stop_reason", "done_reason"):
-            if facts and facts.get(name):
-                return semconv.finish_reason(facts[name])
+        if facts:
+            reason = (
+                facts.get("finish_reason") or facts.get("stop_reason") or facts.get("done_reason")
+            )
+            if reason:
+                return semconv.finish_reason(reason)
     return semconv.finish_reason(None, has_tool_calls=bool(getattr(message, "tool_calls", None)))
 
 
 def bare_replies_from(result: LLMResult) -> tuple[Reply, ...]:
     """Finish reasons only, for when nobody reads the text."""
-    return tuple(
-        Reply(Message("assistant"), _finish_reason(choice))
-        for choices in result.generations
-        for choice in choices
-    )
+    reasons = [_finish_reason(choice) for choices in result.generations for choice in choices]  # type: ignore[arg-type]
+    return tuple(_bare_reply(reason) for reason in reasons)
+
+
+@functools.lru_cache(maxsize=64)
+def _bare_reply(reason: str | None) -> Reply:
+    return Reply(Message("assistant"), reason)
 
 
 def usage_from(result: LLMResult) -> Usage | None:

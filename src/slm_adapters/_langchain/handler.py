@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any
 from uuid import UUID
 
 from langchain_core.callbacks import BaseCallbackHandler
-from langchain_core.callbacks.base import BaseCallbackManager
-from langchain_core.language_models import BaseLanguageModel
 from langchain_core.messages import BaseMessage
 from langchain_core.outputs import LLMResult
 from opentelemetry._logs import LoggerProvider
@@ -22,17 +19,14 @@ from ..store.opening import StoreLike, open_store
 from ..telemetry import semconv
 from ..telemetry.content import Redact
 from ..telemetry.harmless import harmless
-from ..telemetry.recorder import CallHook, OpenCall, OpenSpan, Recorder
+from ..telemetry.recorder import CallHook, OpenCall, Recorder
 from . import convert, pending
 from .convert import LOCAL_PROVIDER
+from .endings import end_lost, end_with, gives_up
 from .runs import Run, Runs
 from .spans import conversation_of, graph_span, model_facts, role_of, tool_attributes
 
-__all__ = ["CallRecorder", "traced"]
-
-_CANCELLED = "asyncio.exceptions.CancelledError"
-
-LLM = TypeVar("LLM", bound=BaseLanguageModel[Any])
+__all__ = ["CallRecorder"]
 
 
 class CallRecorder(BaseCallbackHandler):
@@ -57,9 +51,8 @@ class CallRecorder(BaseCallbackHandler):
         hooks: Sequence[CallHook] = (),
         redact: Redact | None = None,
         app: str | None = None,
-        _recorder: Recorder | None = None,
     ) -> None:
-        self.recorder = _recorder or Recorder(
+        self.recorder = Recorder(
             tracer_provider=tracer_provider,
             meter_provider=meter_provider,
             logger_provider=logger_provider,
@@ -68,7 +61,14 @@ class CallRecorder(BaseCallbackHandler):
             redact=redact,
             app=app,
         )
-        self._runs = Runs(_end_lost)
+        self._runs = Runs(end_lost)
+
+    @classmethod
+    def over(cls, recorder: Recorder) -> CallRecorder:
+        """Callbacks that feed an existing ``Recorder``."""
+        made = cls.__new__(cls)
+        made.recorder, made._runs = recorder, Runs(end_lost)
+        return made
 
     @property
     def open_runs(self) -> int:
@@ -185,6 +185,9 @@ class CallRecorder(BaseCallbackHandler):
         if run is None or not isinstance(call := run.span, OpenCall):
             return
         wanted = self.recorder.wants_content
+        if not (wanted or call.span.is_recording() or self.recorder.metrics.enabled):
+            call.finish()  # nobody reads any of it
+            return
         replies = (convert.replies_from if wanted else convert.bare_replies_from)(response)
         usage = convert.usage_from(response)
         if semconv.FALLBACK_REASON in call.attributes:
@@ -239,12 +242,12 @@ class CallRecorder(BaseCallbackHandler):
         run = self._runs.end(run_id)
         if run is None:
             return
-        if error is not None and _gives_up(error):
+        if error is not None and gives_up(error):
             for inner in reversed(self._runs.inside(run)):
-                _end_with(inner, error)
+                end_with(inner, error)
         if run.span is None and error is not None and run.parent is None and _is_graph(run):
             graph_span(self.recorder, run)
-        _end_with(run, error)
+        end_with(run, error)
 
     # Tools and retrievers
 
@@ -330,72 +333,6 @@ class CallRecorder(BaseCallbackHandler):
 
     def on_resume(self, event: Any, **kwargs: Any) -> None:
         """A paused graph goes on."""
-
-
-def traced(llm: LLM, *, recorder: CallRecorder | None = None, **options: Any) -> LLM:
-    """A copy of ``llm`` of the same type that records its calls; nothing else is touched.
-
-    ``options`` are ``CallRecorder``'s. A model that already has a recorder is copied as it is::
-
-        llm = traced(ChatOpenAI(model="gpt-4.1-mini"), store="calls.db")
-    """
-    callbacks = llm.callbacks
-    handlers = callbacks.handlers if isinstance(callbacks, BaseCallbackManager) else callbacks or []
-    if any(isinstance(handler, CallRecorder) for handler in handlers):
-        return llm.model_copy()
-    recorder = recorder or CallRecorder(**options)
-    if isinstance(callbacks, BaseCallbackManager):
-        manager = callbacks.copy()
-        manager.add_handler(recorder)
-        return llm.model_copy(update={"callbacks": manager})
-    return llm.model_copy(update={"callbacks": [*handlers, recorder]})
-
-
-def _end_lost(run: Run, when_ns: int) -> None:
-    """A run whose manager died: a stream given up, or a cancelled call."""
-    call = run.span
-    if not isinstance(call, OpenCall):
-        if call is not None:
-            call.note(**{semconv.OUTCOME: "abandoned"})
-            call.end(end_ns=when_ns)
-        return
-    if call.fields["streamed"]:
-        call.abandon(end_ns=when_ns)
-    else:
-        call.fail(_CANCELLED, end_ns=when_ns)
-
-
-def _end_with(run: Run, error: BaseException | None) -> None:
-    span = run.span
-    if isinstance(span, OpenCall):
-        if isinstance(error, GeneratorExit):
-            span.abandon()
-        else:
-            span.fail(error if error is not None else _CANCELLED)
-    elif span is not None:
-        _end_span(span, error)
-
-
-def _end_span(span: OpenSpan, error: BaseException | None) -> None:
-    if isinstance(error, GeneratorExit):
-        span.note(**{semconv.OUTCOME: "abandoned"})
-        span.end()
-    elif error is not None and _is_control_flow(error):
-        span.note(**{semconv.OUTCOME: "interrupted"})
-        span.end()
-    else:
-        span.end(error)
-
-
-def _gives_up(error: BaseException) -> bool:
-    """Whether what runs inside was given up as well, and may never report its end."""
-    return not isinstance(error, Exception)
-
-
-def _is_control_flow(error: BaseException) -> bool:
-    """LangGraph's interrupts and commands travel as exceptions."""
-    errors = sys.modules.get("langgraph.errors")
-    return errors is not None and isinstance(error, errors.GraphBubbleUp)
 
 
 def _is_node(tags: list[str] | None) -> bool:

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
-import atexit
 import time
-import weakref
-from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 from uuid import UUID
 
@@ -15,6 +11,7 @@ from opentelemetry import context as otel_context
 from opentelemetry import trace
 from opentelemetry.context import Context
 
+from ..telemetry.lifetimes import Lifetimes
 from ..telemetry.recorder import OpenSpan
 
 __all__ = ["Run", "Runs"]
@@ -34,7 +31,7 @@ class Run:
         self.parent, self.name, self.metadata = parent, name, metadata
         self.span: OpenSpan | None = None
         self.started_ns = time.time_ns()
-        self.owner: weakref.ref[UUID] | None = None
+        self.owner: object | None = None
         #: Where the outermost run began; inner ones inherit from it.
         self.context: Context | None = None
         self.root_id = ""
@@ -63,14 +60,6 @@ class Run:
         return ancestor is outer
 
 
-class _Owner(weakref.ref[UUID]):
-    """A weak reference to a run's id that remembers which run it was."""
-
-    __slots__ = ("key",)
-
-    key: int
-
-
 class Runs:
     """The live runs of one recorder, at most 10,000.
 
@@ -80,9 +69,8 @@ class Runs:
 
     def __init__(self, on_lost: Callable[[Run, int], None]) -> None:
         self._live: dict[int, Run] = {}
-        self._lost: deque[tuple[int, int]] = deque()
         self._on_lost = on_lost
-        _all.add(self)
+        self._lifetimes = Lifetimes(self._end_lost)
 
     def __len__(self) -> int:
         self.settle()
@@ -103,8 +91,7 @@ class Runs:
         metadata: Mapping[str, Any] | None,
     ) -> Run:
         """Register a run that just started."""
-        if self._lost:
-            self.settle()
+        self.settle()
         parent = self._live.get(parent_id.int) if parent_id is not None else None
         run = Run(parent, name, metadata or {})
         if parent is None:
@@ -112,7 +99,7 @@ class Runs:
             run.root_id = str(parent_id or run_id)
         else:
             run.root_id = parent.root_id
-        run.owner = self._watch(run_id)
+        run.owner = self._lifetimes.watch(run_id, run_id.int)
         self._live[run_id.int] = run
         if len(self._live) > _LIMIT:
             self._evict()
@@ -120,8 +107,7 @@ class Runs:
 
     def end(self, run_id: UUID) -> Run | None:
         """Forget a run that ended; ``None`` when it is not open (any more)."""
-        if self._lost:
-            self.settle()
+        self.settle()
         return self._live.pop(run_id.int, None)
 
     def inside(self, outer: Run) -> list[Run]:
@@ -131,11 +117,7 @@ class Runs:
 
     def settle(self) -> None:
         """End the runs whose owner vanished, at the time it did."""
-        while self._lost:
-            key, when = self._lost.popleft()
-            run = self._live.pop(key, None)
-            if run is not None:
-                self._on_lost(run, when)
+        self._lifetimes.settle()
 
     def close(self) -> None:
         """End everything still open."""
@@ -143,21 +125,10 @@ class Runs:
         while self._live:
             self._evict()
 
-    def _watch(self, run_id: UUID) -> _Owner | None:
-        try:
-            owner = _Owner(run_id, self._vanished)
-        except TypeError:
-            return None
-        owner.key = run_id.int
-        return owner
-
-    def _vanished(self, owner: weakref.ref[UUID]) -> None:
-        # May run inside the garbage collector, under anybody's lock: note it, do nothing else.
-        self._lost.append((owner.key, time.time_ns()))  # type: ignore[attr-defined]
-        try:
-            asyncio.get_running_loop().call_soon(self.settle)
-        except RuntimeError:
-            return
+    def _end_lost(self, key: Hashable, when_ns: int) -> None:
+        run = self._live.pop(key, None) if isinstance(key, int) else None
+        if run is not None:
+            self._on_lost(run, when_ns)
 
     def _evict(self) -> None:
         try:
@@ -167,14 +138,3 @@ class Runs:
         run = self._live.pop(key, None)
         if run is not None:
             self._on_lost(run, time.time_ns())
-
-
-_all: weakref.WeakSet[Runs] = weakref.WeakSet()
-
-
-def _settle_all() -> None:
-    for runs in list(_all):
-        runs.settle()
-
-
-atexit.register(_settle_all)

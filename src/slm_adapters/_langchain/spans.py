@@ -16,6 +16,8 @@ _AGENT = "langchain_create_agent"
 #: Node names LangChain's own agents use; they say nothing about the role.
 _GENERIC_NODES = {"model", "agent", "call_model"}
 
+_MODEL_KEYS = ("model", "model_name", "model_id", "deployment_name")
+
 _promotion = threading.Lock()
 
 
@@ -23,9 +25,10 @@ def model_facts(
     serialized: Mapping[str, Any] | None, params: Mapping[str, Any], metadata: Mapping[str, Any]
 ) -> tuple[str, str | None]:
     """Model name (at worst the class name: no call is dropped) and provider."""
-    named = [metadata.get("ls_model_name")]
-    named += [params.get(key) for key in ("model", "model_name", "model_id", "deployment_name")]
-    model = next((name for name in named if isinstance(name, str) and name), None)
+    model = metadata.get("ls_model_name")
+    if not model or not isinstance(model, str):
+        named = (params.get(key) for key in _MODEL_KEYS)
+        model = next((name for name in named if isinstance(name, str) and name), None)
     provider = metadata.get("ls_provider")
     return (
         model or _class_name(serialized, params),

@@ -90,7 +90,7 @@ class Turn:
     def callbacks(self) -> Callbacks:
         """For a call made inside this one: its run is the parent, its recorders listen."""
         if self._manager is None or self.ours:
-            recorders: list[Any] = [CallRecorder(_recorder=call.recorder) for call in self.calls]
+            recorders: list[Any] = [CallRecorder.over(call.recorder) for call in self.calls]
         else:
             recorders = _recorders(self._manager)
         if self._manager is None:
@@ -132,4 +132,3 @@ def _calls_of(run_manager: Any) -> list[OpenCall]:
     pending.claim(run_manager.run_id)
     found = [recorder.open_call(run_manager.run_id) for recorder in _recorders(run_manager)]
     return [call for call in found if call is not None]
-

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
 from pathlib import Path
 
 from rich.console import Console
@@ -32,6 +34,7 @@ __all__ = ["show_calls", "show_demo"]
 
 def show_demo(settings: Settings, console: Console) -> Report:
     """Run the demo, print its figures, and write its page into ``settings.output``."""
+    page.check_extras()
     _make_writable(settings.output)
     _introduce(settings, console)
     with (
@@ -48,9 +51,9 @@ def show_demo(settings: Settings, console: Console) -> Report:
 
 def show_calls(location: str, role: str | None, console: Console) -> None:
     """Print the calls of a store per role and model."""
-    if "://" not in location and not Path(location).expanduser().is_file():
+    if "://" not in location and not _is_store(Path(location).expanduser()):
         raise RequestError(
-            f"there is no call store at {location}: name the file that was given as store= to a "
+            f"{location} is no call store: name the file that was given as store= to a "
             "CallRecorder."
         )
     with CallStore(location) as store:
@@ -60,6 +63,20 @@ def show_calls(location: str, role: str | None, console: Console) -> None:
         console.print(f"{location} holds {which} yet.", highlight=False, soft_wrap=True)
         return
     console.print(calls_table(rows))
+
+
+def _is_store(path: Path) -> bool:
+    """Looked at read-only: ``CallStore`` would make its table in any SQLite file."""
+    if not path.is_file():
+        return False
+    try:
+        with contextlib.closing(
+            sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)
+        ) as db:
+            query = "SELECT 1 FROM sqlite_master WHERE name = 'calls'"
+            return db.execute(query).fetchone() is not None
+    except sqlite3.Error:
+        return False
 
 
 def _make_writable(folder: Path) -> None:
@@ -141,6 +158,7 @@ def _print(report: Report, console: Console) -> None:
     console.print()
     for moved in report.moved:
         console.print(moved_line(moved, report.slm), style="bold", highlight=False)
+        console.print(report.verdict(moved.flow), highlight=False)
     for flow, roots in report.traces.items():
         console.print()
         console.print(span_tree(f"One ticket as spans, {FLOW_NAMES[flow]}, after the swap", roots))

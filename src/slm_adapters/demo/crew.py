@@ -8,18 +8,18 @@ from typing import Any, ClassVar
 from ..calls import Message
 from ..errors import MissingExtraError
 from .roles import LOOKUP, ROLES, TOOL_DESCRIPTION, TOOL_NAME, Role, lookup_order
-from .standin import STAND_IN, StandIn, estimated_usage
+from .standin import STAND_IN, StandIn, estimated_usage, unusable_llm
 from .tickets import OrderRecord, Ticket
 
 try:
-    from crewai import Agent, BaseLLM, Crew, Process, Task
+    from crewai import LLM, Agent, BaseLLM, Crew, Process, Task
     from crewai.events.types.llm_events import LLMCallType
     from crewai.llms.base_llm import llm_call_context
     from crewai.tools import BaseTool, tool
 except ImportError as error:  # pragma: no cover - tested in a separate process
     raise MissingExtraError("the demo's crew", "crewai", "demo") from error
 
-__all__ = ["StandInLLM", "answer", "build_crew"]
+__all__ = ["StandInLLM", "answer", "build_crew", "large_llm"]
 
 #: A model that keeps calling the tool is stopped here and counted as wrong.
 MAX_STEPS = 4
@@ -43,6 +43,14 @@ def build_crew(llm: Any, orders: Mapping[str, OrderRecord]) -> Crew:
         verbose=False,
         tracing=False,
     )
+
+
+def large_llm(name: str) -> BaseLLM:
+    """A real LLM by its CrewAI name; raises ``RequestError`` when CrewAI cannot make one."""
+    try:
+        return LLM(model=name)
+    except (ImportError, ValueError) as error:
+        raise unusable_llm("CrewAI", name, error) from error
 
 
 def answer(crew: Crew, ticket: Ticket) -> str:

@@ -88,14 +88,12 @@ class _CrewDesk:
         orders: Mapping[str, OrderRecord],
         recording: Mapping[str, Any],
     ) -> None:
-        from crewai import LLM
-
         from ..crewai import CallRecorder
         from . import crew
 
         self._answer = crew.answer
         self._choice = choice
-        self._llm = LLM(model=choice.llm) if choice.llm else crew.StandInLLM(script)
+        self._llm = crew.large_llm(choice.llm) if choice.llm else crew.StandInLLM(script)
         self._crews = [crew.build_crew(self._llm, orders) for _ in range(choice.workers)]
         self._idle: queue.SimpleQueue[Any] = queue.SimpleQueue()
         for each in self._crews:
@@ -138,7 +136,7 @@ class _GraphDesk:
 
         self._build, self._answer = graph.build_graph, graph.answer
         self._choice, self._orders = choice, orders
-        self._llm = _chat_model(choice.llm) if choice.llm else graph.StandInChat(script=script)
+        self._llm = graph.large_llm(choice.llm) if choice.llm else graph.StandInChat(script=script)
         self._models = {role.name: self._llm for role in ROLES}
         self._graph = self._build(self._models, orders)
         self._recorder = CallRecorder(**recording)
@@ -160,14 +158,3 @@ class _GraphDesk:
 
     def close(self) -> None:
         self._recorder.close()
-
-
-def _chat_model(name: str) -> Any:
-    from langchain.chat_models import init_chat_model
-
-    try:
-        return init_chat_model(name.replace("/", ":", 1))
-    except (ImportError, ValueError) as error:
-        raise RequestError(
-            f"LangChain cannot use --llm {name}: {str(error).splitlines()[0].rstrip('.')}."
-        ) from error

@@ -6,13 +6,15 @@ from collections.abc import Mapping
 from typing import Any, TypedDict
 
 from ..calls import Message
+from ..calls import role as labelled
 from ..errors import MissingExtraError
-from .roles import LOOKUP, REPLY, ROLES, TOOL_DESCRIPTION, TOOL_NAME, TRIAGE, lookup_order
-from .standin import STAND_IN, estimated_usage
+from .roles import LOOKUP, REPLY, ROLES, TOOL_DESCRIPTION, TOOL_NAME, TRIAGE, Role, lookup_order
+from .standin import STAND_IN, estimated_usage, unusable_llm
 from .tickets import OrderRecord, Ticket
 
 try:
     from langchain.agents import create_agent
+    from langchain.chat_models import init_chat_model
     from langchain_core.callbacks import CallbackManagerForLLMRun
     from langchain_core.language_models.chat_models import BaseChatModel
     from langchain_core.messages import AIMessage, BaseMessage
@@ -25,7 +27,7 @@ try:
 except ImportError as error:  # pragma: no cover - tested in a separate process
     raise MissingExtraError("the demo's graph", "langchain and langgraph", "demo") from error
 
-__all__ = ["StandInChat", "answer", "build_graph"]
+__all__ = ["StandInChat", "answer", "build_graph", "large_llm"]
 
 #: LangGraph's own limit on steps: a model that keeps calling the tool is stopped here.
 MAX_STEPS = 12
@@ -52,20 +54,26 @@ def build_graph(models: Mapping[str, Any], orders: Mapping[str, OrderRecord]) ->
             models[role.name],
             tools=[lookup] if role is LOOKUP else [],
             system_prompt=role.system_prompt,
-            name=role.name,
+            # It becomes the name of messages, and OpenAI takes no spaces there.
+            name=role.name.lower().replace(" ", "-"),
         )
         for role in ROLES
     }
 
+    def ask(role: Role, text: str, config: RunnableConfig) -> str:
+        with labelled(role.name):
+            said = {"messages": [{"role": "user", "content": text}]}
+            return str(agents[role].invoke(said, config)["messages"][-1].text)
+
     def triage(state: Desk, config: RunnableConfig) -> Desk:
-        return {"triage": _ask(agents[TRIAGE], state["ticket"], config)}
+        return {"triage": ask(TRIAGE, state["ticket"], config)}
 
     def look_up(state: Desk, config: RunnableConfig) -> Desk:
-        return {"order": _ask(agents[LOOKUP], state["ticket"], config)}
+        return {"order": ask(LOOKUP, state["ticket"], config)}
 
     def reply(state: Desk, config: RunnableConfig) -> Desk:
         known = f"Ticket:\n{state['ticket']}\n\nTriage: {state['triage']}\nOrder: {state['order']}"
-        return {"reply": _ask(agents[REPLY], known, config)}
+        return {"reply": ask(REPLY, known, config)}
 
     graph = StateGraph(Desk)
     steps = ((TRIAGE, triage), (LOOKUP, look_up), (REPLY, reply))
@@ -78,15 +86,18 @@ def build_graph(models: Mapping[str, Any], orders: Mapping[str, OrderRecord]) ->
     return graph.compile(name="Support desk")
 
 
+def large_llm(name: str) -> BaseChatModel:
+    """A real LLM by CrewAI's or LangChain's name; raises ``RequestError`` without its package."""
+    try:
+        return init_chat_model(name.replace("/", ":", 1))
+    except (ImportError, ValueError) as error:
+        raise unusable_llm("LangChain", name, error) from error
+
+
 def answer(graph: Any, ticket: Ticket, callbacks: list[Any]) -> str:
     """The reply to one ticket, with these callbacks on every model call."""
     config: RunnableConfig = {"callbacks": callbacks, "recursion_limit": MAX_STEPS}
     return str(graph.invoke({"ticket": ticket.text}, config)["reply"])
-
-
-def _ask(agent: Any, text: str, config: RunnableConfig) -> str:
-    result = agent.invoke({"messages": [{"role": "user", "content": text}]}, config)
-    return str(result["messages"][-1].text)
 
 
 class StandInChat(BaseChatModel):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,14 @@ from .report import SWAPPED, Report
 if TYPE_CHECKING:
     from jinja2 import Template
 
-__all__ = ["render", "write"]
+__all__ = ["check_extras", "render", "write"]
+
+
+def check_extras() -> None:
+    """Raise ``MissingExtraError`` now rather than after minutes of work."""
+    for package in ("jinja2", "matplotlib"):
+        if importlib.util.find_spec(package) is None:
+            raise MissingExtraError("the demo's page", package, "demo")
 
 
 def write(report: Report, path: Path) -> None:
@@ -27,16 +35,14 @@ def render(report: Report) -> str:
         report=report,
         figures=figures,
         swapped=SWAPPED,
-        latency_plot=latency_plot(report.rows, report.slm),
-        correctness_plot=correctness_plot(report.rows, report.slm),
+        latency_plot=latency_plot(report.rows),
+        correctness_plot=correctness_plot(report.rows),
     )
 
 
 def _template() -> Template:
-    try:
-        import jinja2
-    except ImportError:
-        raise MissingExtraError("the demo's page", "jinja2", "demo") from None
+    import jinja2
+
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,

@@ -7,7 +7,6 @@ import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from ..errors import MissingExtraError
 from . import figures
 from .figures import FLOW_NAMES
 from .summary import RoleRow, percentile
@@ -45,7 +44,7 @@ _STYLE: Final[Any] = {
 }
 
 
-def latency_plot(rows: Sequence[RoleRow], slm: str) -> str:
+def latency_plot(rows: Sequence[RoleRow]) -> str:
     """Per row: p5 to p95 as a line, p25 to p75 as a bar, p50 as a mark; the SLM's in colour."""
 
     def draw(axes: Axes, y: float, row: RoleRow, colour: str) -> None:
@@ -69,10 +68,10 @@ def latency_plot(rows: Sequence[RoleRow], slm: str) -> str:
         axes.set_xlabel("time per model call, logarithmic; at the right p50 / p95")
 
     shown = [row for row in rows if row.latencies_s and row.stage != "fallback"]
-    return _plot(shown, slm, draw, finish)
+    return _plot("latency", shown, draw, finish)
 
 
-def correctness_plot(rows: Sequence[RoleRow], slm: str) -> str:
+def correctness_plot(rows: Sequence[RoleRow]) -> str:
     """Per row: the share of right answers as a dot, its 95 % interval as a line."""
 
     def draw(axes: Axes, y: float, row: RoleRow, colour: str) -> None:
@@ -91,27 +90,25 @@ def correctness_plot(rows: Sequence[RoleRow], slm: str) -> str:
         axes.set_xlabel("answers that are right, in percent, with 95 % intervals")
 
     shown = [row for row in rows if row.correct]
-    return _plot(shown, slm, draw, finish)
+    return _plot("correctness", shown, draw, finish)
 
 
 def _plot(
+    name: str,
     rows: Sequence[RoleRow],
-    slm: str,
     draw: Callable[[Axes, float, RoleRow, str], None],
     finish: Callable[[Axes], None],
 ) -> str:
-    try:
-        import matplotlib
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise MissingExtraError("the demo's page", "matplotlib", "demo") from None
+    import matplotlib
+    from matplotlib.figure import Figure
+
     places, headings = _places(rows)
     bottom = max([*places, *headings.values()], default=0.0) + 0.8
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": name}):
         figure = Figure(figsize=(5.4, 0.9 + 0.25 * bottom), layout="constrained")
         axes = figure.subplots()
         for y, row in zip(places, rows, strict=True):
-            draw(axes, y, row, _SLM if slm in row.stats.models else _LLM)
+            draw(axes, y, row, _SLM if row.local else _LLM)
         names = [f"{FLOW_NAMES[row.flow]}, {row.stage}" for row in rows]
         axes.set_yticks([*places, *headings.values()], [*names, *headings])
         for label in axes.get_yticklabels()[len(rows) :]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from ..calls import Call
+from .figures import percent
 from .judge import REPLY_CHECKS, Answer, expected, problem
 from .roles import LOOKUP, REPLY, ROLES, TRIAGE
 from .spans import SpanNode
@@ -92,6 +93,16 @@ class Report:
             )
         return notes
 
+    def verdict(self, flow: str) -> str:
+        """How right the swapped roles are in this framework, in a sentence."""
+        shares = [
+            f"{row.role.lower()} for {row.correct.right} of {row.correct.n} "
+            f"({percent(row.correct.value)})"
+            for row in self.rows
+            if row.flow == flow and row.stage == "after" and row.role in SWAPPED and row.correct
+        ]
+        return f"After the swap, right answers: {' and '.join(shares)} tickets."
+
     @property
     def machine(self) -> str:
         """Where it ran, as far as it matters for the figures."""
@@ -113,7 +124,7 @@ def make_report(
 ) -> Report:
     """Compute everything from the records and the tickets' truth."""
     calls = list(calls)
-    rows = by_role(calls, tickets, slm)
+    rows = by_role(calls, tickets)
     return Report(
         llm=llm,
         slm=slm,
@@ -122,7 +133,7 @@ def make_report(
         seed=seed,
         workers=workers,
         rows=rows,
-        moved=moved(calls, slm),
+        moved=moved(calls),
         traces=traces,
         examples=_examples(calls, tickets, rows[0].flow if rows else ""),
         failed=failed,

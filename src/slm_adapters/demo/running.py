@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..calls import Call, run
+from ..engine.loader import load_engine
 from ..errors import RequestError, SLMAdaptersError
 from ..store.database import CallStore
 from .desk import Choice, Desk, open_desk
@@ -96,15 +97,20 @@ def run_demo(settings: Settings, progress: Progress) -> Report:
     choice = Choice(settings.llm, settings.slm, settings.quantization, settings.workers)
     choice.check_key()
     tickets, seed = tickets_for(settings)
-    slm_name = _load(settings, progress)
+    engine = load_engine(settings.slm, quantization=settings.quantization)
     failed: Counter[str] = Counter()
     kept = KeptSpans(settings.otlp)
     with contextlib.closing(_new_store(settings.output)) as store, contextlib.ExitStack() as open_:
         recording = {"store": store, "tracer_provider": kept.provider, "app": "slm-adapters demo"}
         orders = order_database(tickets)
-        desks = {f: open_desk(f, choice, tickets, orders, recording) for f in settings.flows}
-        for desk in desks.values():
-            open_.callback(desk.close)
+        progress.start("Starting " + " and ".join(FLOW_NAMES[f] for f in settings.flows), 0)
+        desks: dict[Flow, Desk] = {}
+        for flow in settings.flows:
+            desks[flow] = open_desk(flow, choice, tickets, orders, recording)
+            open_.callback(desks[flow].close)
+        # Loaded before any clock runs; both frameworks find it by name.
+        progress.start(f"Loading {engine.name}", 0)
+        engine.warm_up()
         for stage in STAGES:
             if stage == "after":
                 kept.start()
@@ -119,7 +125,7 @@ def run_demo(settings: Settings, progress: Progress) -> Report:
         calls,
         tickets,
         llm=settings.llm or STAND_IN,
-        slm=slm_name,
+        slm=engine.name,
         traces=_shown(calls, tickets, kept.spans),
         failed=+failed,
         seed=seed,
@@ -156,8 +162,12 @@ def _work_through(
         one(ticket)
     if len(failed) == min(_GIVE_UP_AFTER, len(tickets)):
         raise _gave_up(choice, failed[-1])
-    with ThreadPoolExecutor(choice.workers) as pool:
+    pool = ThreadPoolExecutor(choice.workers)
+    try:
         list(pool.map(one, tickets[_GIVE_UP_AFTER:]))
+    finally:
+        # After Ctrl-C: the tickets under way end, the others do not start.
+        pool.shutdown(cancel_futures=True)
     return len(failed)
 
 
@@ -167,16 +177,6 @@ def _gave_up(choice: Choice, error: Exception) -> DemoError:
         f"{who} failed on each of the first tickets ({type(error).__name__}): look into demo.log "
         "in the output folder."
     )
-
-
-def _load(settings: Settings, progress: Progress) -> str:
-    """Load the SLM before any clock runs, and return the name its calls carry."""
-    from ..engine.loader import load_engine
-
-    engine = load_engine(settings.slm, quantization=settings.quantization)
-    progress.start(f"Loading {engine.name}", 0)
-    engine.warm_up()
-    return engine.name
 
 
 def _new_store(output: Path) -> CallStore:

@@ -13,10 +13,11 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 from ..calls import Message, ToolCall, Usage
+from ..errors import RequestError
 from .roles import LOOKUP, REPLY, TOOL_NAME, TRIAGE, expected_lookup, expected_triage
 from .tickets import Ticket
 
-__all__ = ["STAND_IN", "STATUS_WORDS", "StandIn"]
+__all__ = ["STAND_IN", "STATUS_WORDS", "StandIn", "estimated_usage", "unusable_llm"]
 
 STAND_IN: Final = "stand-in"
 
@@ -67,6 +68,15 @@ def estimated_usage(messages: Sequence[Message], answer: Message) -> Usage:
     calls = "".join(call.name + call.arguments for call in answer.tool_calls)
     given = len((answer.text + calls).encode())
     return Usage(max(1, asked // 4), max(1, given // 4), source="estimated")
+
+
+def unusable_llm(framework: str, name: str, error: Exception) -> RequestError:
+    """The framework's own reason why it cannot make the real LLM, as one sentence."""
+    reason = str(error).strip().splitlines()[0].rstrip(".") or type(error).__name__
+    return RequestError(
+        f"{framework} cannot use --llm {name} ({reason}): correct the name, or leave --llm out to "
+        "use the scripted stand-in."
+    )
 
 
 def _look_up(ticket: Ticket, messages: Sequence[Message]) -> Message:

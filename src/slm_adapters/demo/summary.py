@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeVar
 
 from ..calls import Call
+from ..engine.engine import ChatEngine
 from ..telemetry import semconv
 from .judge import Answer, answer_of, is_right
 from .roles import ROLES
@@ -80,7 +81,7 @@ class RoleRow:
     """One role in one framework at one stage.
 
     ``stage`` is before, after, or fallback: the LLM's calls for a swapped role. Those belong to
-    the answers counted under after, so their ``correct`` is None.
+    the answers counted under after, so their ``correct`` is None. ``local``: the SLM's calls.
     """
 
     flow: str
@@ -89,6 +90,7 @@ class RoleRow:
     stats: CallStats
     correct: Share | None
     latencies_s: tuple[float, ...]
+    local: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +178,7 @@ def calls_per_role_and_model(calls: Iterable[Call]) -> list[tuple[str, str, Call
     return sorted(rows, key=lambda row: (-row[2].calls, row[0], row[1]))
 
 
-def by_role(calls: Iterable[Call], tickets: Sequence[Ticket], slm: str) -> list[RoleRow]:
+def by_role(calls: Iterable[Call], tickets: Sequence[Ticket]) -> list[RoleRow]:
     """The demo's table. A ticket that a role never answered counts as wrong."""
     groups = _grouped(calls, _place)
     ran = {place[:2] for place in groups}
@@ -186,12 +188,12 @@ def by_role(calls: Iterable[Call], tickets: Sequence[Ticket], slm: str) -> list[
         for role in ROLES
         for stage in STAGES
         if (flow, stage) in ran
-        for row in _rows((flow, stage, role.name), groups, tickets, slm)
+        for row in _rows((flow, stage, role.name), groups, tickets)
     ]
 
 
-def moved(calls: Iterable[Call], slm: str) -> list[Moved]:
-    """Per framework, how much the model named ``slm`` took over."""
+def moved(calls: Iterable[Call]) -> list[Moved]:
+    """Per framework, how much the SLM took over."""
     groups = _grouped(calls, _place)
     result = []
     for flow in FLOWS:
@@ -200,18 +202,17 @@ def moved(calls: Iterable[Call], slm: str) -> list[Moved]:
             for stage in STAGES
         )
         if after:
-            local = [c for c in after if answered_by(c, slm)]
-            llm = [c for c in after if model_of(c) != slm]
             # A call that fell back is one question, asked again: the LLM's own call counts.
-            asked = sum(fallback_reason(c) is None for c in after)
-            result.append(Moved(flow, len(local), asked, _tokens(before), _tokens(llm)))
+            asked = [c for c in after if fallback_reason(c) is None]
+            local = sum(is_local(c) and c.outcome == "finished" for c in asked)
+            llm = [c for c in after if not is_local(c)]
+            result.append(Moved(flow, local, len(asked), _tokens(before), _tokens(llm)))
     return result
 
 
-def answered_by(call: Call, model: str) -> bool:
-    """Whether ``model`` itself gave the answer of this call."""
-    finished = call.outcome == "finished" and fallback_reason(call) is None
-    return finished and model_of(call) == model
+def is_local(call: Call) -> bool:
+    """Whether the call was put to a model in this process: the SLM."""
+    return call.provider == ChatEngine.provider
 
 
 def answers(calls: Iterable[Call]) -> dict[tuple[str, str, str, str], Answer]:
@@ -221,19 +222,20 @@ def answers(calls: Iterable[Call]) -> dict[tuple[str, str, str, str], Answer]:
 
 
 def _rows(
-    place: Place, groups: Mapping[Place, list[Call]], tickets: Sequence[Ticket], slm: str
+    place: Place, groups: Mapping[Place, list[Call]], tickets: Sequence[Ticket]
 ) -> list[RoleRow]:
     (flow, stage, role), calls = place, groups.get(place, [])
     per_ticket = _grouped(calls, lambda call: call.run_id)
     right = sum(is_right(role, t, answer_of(per_ticket.get(t.id, ()))) for t in tickets)
     correct = share(right, len(tickets))
-    local = [call for call in calls if model_of(call) == slm]
+    local = [call for call in calls if is_local(call)]
     if not local:
-        return [RoleRow(flow, stage, role, stats(calls), correct, tuple(_latencies(calls)))]
-    rows = [RoleRow(flow, stage, role, stats(local), correct, tuple(_latencies(local)))]
-    rest = [call for call in calls if model_of(call) != slm]
+        return [RoleRow(flow, stage, role, stats(calls), correct, tuple(_latencies(calls)), False)]
+    rows = [RoleRow(flow, stage, role, stats(local), correct, tuple(_latencies(local)), True)]
+    rest = [call for call in calls if not is_local(call)]
     if rest:
-        rows.append(RoleRow(flow, "fallback", role, stats(rest), None, tuple(_latencies(rest))))
+        latencies = tuple(_latencies(rest))
+        rows.append(RoleRow(flow, "fallback", role, stats(rest), None, latencies, False))
     return rows
 
 

@@ -102,11 +102,11 @@ def _grow(tree: Tree, node: SpanNode) -> None:
 
 def calls_table(rows: Iterable[tuple[str, str, CallStats]]) -> Table:
     """The calls of any store, per role and model."""
-    table = Table()
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("Role", overflow="fold")
     table.add_column("Model", overflow="fold")
-    for name in ("Calls", "Failed", "Tokens in", "Tokens out", "p50", "p95", "Fallbacks"):
-        table.add_column(name, justify="right")
+    for name in ("Calls", "Failed", "Tokens in", "out", "p50", "p95", "Fell\nback"):
+        table.add_column(name, justify="right", no_wrap="back" not in name)
     for role, model, stats in rows:
         table.add_row(
             escape(role),

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from ..calls import Message, Tool
-from ..errors import RequestError
+from ..errors import RequestError, UnsupportedContentError
 
 __all__ = ["cut_message", "cut_tool", "unused_mark"]
 
@@ -53,11 +53,11 @@ def cut_message(
 
 
 def _readable(message: Message) -> str:
-    """The message's text; raises ``RequestError`` for what a text model cannot read."""
+    """The message's text; raises ``UnsupportedContentError`` for what a text model cannot read."""
     for part in message.content if isinstance(message.content, list) else ():
         kind = str(part.get("type", "text")) if isinstance(part, dict) else "text"
         if any(word in kind for word in ("image", "audio", "video", "file", "document")):
-            raise RequestError(
+            raise UnsupportedContentError(
                 f"a message holds a part of type {kind!r}, and this model reads text only: "
                 "remove the part, or give the model a fallback=."
             )

@@ -152,6 +152,7 @@ class Handle:
         trust_remote_code: bool,
     ) -> None:
         self.name, self.path = name, path
+        self.is_folder = name != "bundled" and os.path.isabs(path)
         self.asked = (revision, quantization, dtype, device, trust_remote_code)
         self._lock = threading.Lock()
         self._source: Source | None = None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -41,10 +40,12 @@ class LocalEngine(ChatEngine):
         self._asked_window = context_window
         self._configured = configured_window(handle.path, handle.asked[0])
         # A path says where a user keeps files; the folder's name is enough on a span.
-        self.name = Path(handle.name).name if os.path.isabs(handle.name) else handle.name
+        self.name = Path(handle.path).name if handle.is_folder else handle.name
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild, (self._handle.name, self._handle.asked, self._asked_window)
+        handle = self._handle
+        model = handle.path if handle.is_folder else handle.name
+        return _rebuild, (model, handle.asked, self._asked_window)
 
     @property
     def context_window(self) -> int:  # type: ignore[override]

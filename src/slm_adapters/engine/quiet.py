@@ -6,6 +6,7 @@ import contextlib
 import importlib
 import logging
 import sys
+import threading
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -15,6 +16,8 @@ __all__ = ["no_kernel_download", "quiet"]
 logger = logging.getLogger("slm_adapters.load")
 
 _TALKATIVE = ("transformers", "bitsandbytes", "accelerate", "huggingface_hub", "torch")
+
+_one_at_a_time = threading.RLock()
 
 
 class _ToDebug(logging.Handler):
@@ -26,9 +29,11 @@ class _ToDebug(logging.Handler):
 def quiet() -> Iterator[None]:
     """Send log lines and warnings to ``slm_adapters.load`` at DEBUG; no progress bars.
 
-    Levels are left alone and everything is put back: a user's verbosity survives.
+    Levels are left alone and everything is put back: a user's verbosity survives. One thread
+    at a time, or two would put back each other's changes.
     """
     with contextlib.ExitStack() as stack:
+        stack.enter_context(_one_at_a_time)
         for name in _TALKATIVE:
             stack.enter_context(_rerouted(logging.getLogger(name)))
         stack.enter_context(_no_progress_bars())

@@ -6,6 +6,7 @@ Everything here needs torch and transformers and may take seconds; ``loader`` de
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import logging
 import time
 from collections.abc import Callable
@@ -13,7 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import ChatTemplateError, ModelError, ModelLoadError, ModelNotFoundError
+from ..errors import (
+    ChatTemplateError,
+    MissingExtraError,
+    ModelError,
+    ModelLoadError,
+    ModelNotFoundError,
+)
 from .chat_format import ChatFormat, probe
 from .decoder import Decoder, Sampling
 from .machine import (
@@ -117,9 +124,8 @@ def load_model(source: Source, name: str) -> LoadedModel:
         )
         model = _read_weights(source)
         loaded = _assemble(source, model, tokenizer)
-        # The first forward sets up kernels and converts 4-bit weights: here, not in a call.
-        logits = _first_forward(loaded)
-        if not logits:
+        # First forwards set up kernels, convert 4-bit weights and warn: here, not in a call.
+        if not _first_forwards(loaded):
             raise ModelLoadError(
                 f"{name} computes no finite numbers on {source.device} as {source.quantization}: "
                 'pass another quantization= or dtype="float32".'
@@ -145,6 +151,8 @@ def _read_weights(source: Source) -> Any:
         "dtype": getattr(torch, source.dtype) if source.dtype != "auto" else "auto",
     }
     if source.quantization in ("nf4", "int8"):
+        _require("bitsandbytes")
+        _require("accelerate")
         _check_shapes(source)
         options["quantization_config"] = _bitsandbytes(source, options["dtype"])
     if source.quantization != "none":
@@ -226,9 +234,11 @@ def _assemble(source: Source, model: Any, tokenizer: Any) -> LoadedModel:
     )
 
 
-def _first_forward(loaded: LoadedModel) -> bool:
+def _first_forwards(loaded: LoadedModel) -> bool:
+    """One prefill and one step; whether they gave numbers."""
     prefixes, loaded.decoder.prefixes = loaded.decoder.prefixes, None
-    generation = loaded.decoder.start(loaded.encode("a") or [0], Sampling(), Patience())
+    generation = loaded.decoder.start(loaded.encode("a b") or [0], Sampling(), Patience())
+    generation.advance(generation.choose())
     loaded.decoder.prefixes = prefixes
     return generation.is_finite()
 
@@ -267,6 +277,16 @@ def _load_errors(name: str) -> Any:
         ) from error
     except Exception as error:
         raise ModelLoadError(
-            f"{name} cannot be loaded here ({type(error).__name__}): "
+            f"{name} cannot be loaded here ({_first_line(error)}): "
             "try another quantization=, dtype= or device=."
         ) from error
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip().partition("\n")[0]
+    return f"{type(error).__name__}: {text[:160]}" if text else type(error).__name__
+
+
+def _require(package: str) -> None:
+    if importlib.util.find_spec(package) is None:
+        raise MissingExtraError("a quantized local model", package, "local")

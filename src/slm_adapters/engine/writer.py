@@ -98,9 +98,9 @@ class ReplyWriter:
         ends = self._loaded.end_ids
         token = generation.choose()
         if token in ends and not self._visible and not self._retried:
-            # An empty reply gets one more chance: this once the model may not end here.
+            # An empty reply gets one more chance: this once the model must write something.
             self._retried = True
-            token = generation.choose(banned=ends)
+            token = generation.choose(banned=self._loaded.silent_ids)
         self.tokens += 1
         if token in ends:
             self._end = "stop"

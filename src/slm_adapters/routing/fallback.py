@@ -6,12 +6,23 @@ import threading
 from collections import Counter
 from dataclasses import dataclass, field
 
-from ..errors import CancelledGenerationError, ContextOverflowError, GenerationError, ModelError
+from ..errors import (
+    CancelledGenerationError,
+    ContextOverflowError,
+    GenerationError,
+    ModelError,
+    UnsupportedContentError,
+)
 
 __all__ = ["FALLBACK_ON", "Fallbacks", "reason_of", "should_fall_back"]
 
 #: Errors after which the fallback answers instead; see ``should_fall_back`` for the exception.
-FALLBACK_ON: tuple[type[Exception], ...] = (ContextOverflowError, GenerationError, ModelError)
+FALLBACK_ON: tuple[type[Exception], ...] = (
+    ContextOverflowError,
+    UnsupportedContentError,
+    GenerationError,
+    ModelError,
+)
 
 
 def should_fall_back(error: BaseException) -> bool:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import threading
 import weakref
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from ..calls import Call
 from ..errors import StoreError
 from ..telemetry.harmless import warn_once
-from .database import CallStore
+
+if TYPE_CHECKING:
+    from .database import CallStore
 
 __all__ = ["StoreLike", "open_store"]
 
@@ -32,6 +34,9 @@ def open_store(store: StoreLike | None) -> _Sink | None:
     """
     if not isinstance(store, str | Path):
         return store
+    # SQLAlchemy takes longer to import than everything else a recorder needs.
+    from .database import CallStore
+
     location = str(store)
     with _lock:
         found = _open.get(location)

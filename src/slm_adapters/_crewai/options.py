@@ -1,0 +1,52 @@
+"""What ``SLM(...)`` takes, and the fallback it was given."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from crewai.llms.base_llm import BaseLLM
+
+from ..errors import InvalidFallbackError
+
+__all__ = ["ask_async", "check_fallback", "check_options", "crewai_llm"]
+
+#: Fields of BaseLLM that a local model has no use for.
+_UNSUPPORTED = ("n", "frequency_penalty", "presence_penalty", "api_key", "base_url")
+
+
+def check_options(kind: type[BaseLLM], options: dict[str, Any]) -> None:
+    unknown = options.keys() - kind.model_fields.keys() - {"stop_sequences"}
+    unknown |= {name for name in _UNSUPPORTED if options.get(name) is not None}
+    if unknown:
+        raise TypeError(
+            f"SLM() does not take {', '.join(sorted(unknown))}: a local model takes temperature, "
+            "top_p, top_k, seed, max_tokens, stop, timeout, quantization, device, dtype, "
+            "revision, context_window and fallback."
+        )
+
+
+def check_fallback(fallback: Any) -> None:
+    usable = isinstance(fallback, str) and fallback.strip()
+    if fallback is None or usable or isinstance(fallback, BaseLLM):
+        return
+    raise InvalidFallbackError(
+        f"fallback={fallback!r:.80} is no CrewAI LLM: pass crewai.LLM(...), another SLM, or a "
+        'model name such as "gpt-4.1-mini".'
+    )
+
+
+def crewai_llm(fallback: Any) -> BaseLLM:
+    if isinstance(fallback, BaseLLM):
+        return fallback
+    from crewai import LLM
+
+    made: BaseLLM = LLM(model=fallback)
+    return made
+
+
+async def ask_async(llm: BaseLLM, arguments: dict[str, Any]) -> Any:
+    if type(llm).acall is BaseLLM.acall:
+        # A class without an acall of its own would raise NotImplementedError.
+        return await asyncio.to_thread(llm.call, **arguments)
+    return await llm.acall(**arguments)

@@ -1,0 +1,60 @@
+"""How LangChain runs end: finished, failed, given up, or paused."""
+
+from __future__ import annotations
+
+import sys
+
+from ..telemetry import semconv
+from ..telemetry.recorder import OpenCall, OpenSpan
+from .runs import Run
+
+__all__ = ["end_lost", "end_with", "gives_up"]
+
+_CANCELLED = "asyncio.exceptions.CancelledError"
+
+
+def end_lost(run: Run, when_ns: int) -> None:
+    """A run whose manager died: a stream given up, or a cancelled call."""
+    call = run.span
+    if not isinstance(call, OpenCall):
+        if call is not None:
+            call.note(**{semconv.OUTCOME: "abandoned"})
+            call.end(end_ns=when_ns)
+        return
+    if call.fields["streamed"]:
+        call.abandon(end_ns=when_ns)
+    else:
+        call.fail(_CANCELLED, end_ns=when_ns)
+
+
+def end_with(run: Run, error: BaseException | None) -> None:
+    span = run.span
+    if isinstance(span, OpenCall):
+        if isinstance(error, GeneratorExit):
+            span.abandon()
+        else:
+            span.fail(error if error is not None else _CANCELLED)
+    elif span is not None:
+        _end_span(span, error)
+
+
+def _end_span(span: OpenSpan, error: BaseException | None) -> None:
+    if isinstance(error, GeneratorExit):
+        span.note(**{semconv.OUTCOME: "abandoned"})
+        span.end()
+    elif error is not None and _is_control_flow(error):
+        span.note(**{semconv.OUTCOME: "interrupted"})
+        span.end()
+    else:
+        span.end(error)
+
+
+def gives_up(error: BaseException) -> bool:
+    """Whether what runs inside was given up as well, and may never report its end."""
+    return not isinstance(error, Exception)
+
+
+def _is_control_flow(error: BaseException) -> bool:
+    """LangGraph's interrupts and commands travel as exceptions."""
+    errors = sys.modules.get("langgraph.errors")
+    return errors is not None and isinstance(error, errors.GraphBubbleUp)

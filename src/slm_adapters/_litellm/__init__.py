@@ -1,0 +1,1 @@
+"""Parts of ``slm_adapters.litellm``; import that module instead."""

@@ -1,0 +1,144 @@
+"""One answer of the ``slm`` provider: request, checks, response shapes and, if need be, a span."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import litellm
+
+from ..engine.engine import Chunk, Completion
+from ..errors import EmptyReplyError, SLMAdaptersError
+from ..routing.span_facts import span_facts
+from ..routing.verify import check, check_tools
+from ..telemetry.harmless import shielded
+from ..telemetry.recorder import OpenCall, as_current_call, current_call, default_recorder
+from . import convert, served
+from .errors import as_litellm_error
+from .recording import CallRecorder
+
+__all__ = ["Answer", "answering", "response"]
+
+
+class Answer:
+    """What was asked, and the call that tells of it: one around it, a recorder's, or our own."""
+
+    def __init__(self, given: Mapping[str, Any], *, stream: bool) -> None:
+        _tell_loggers(given)
+        params = given["optional_params"]
+        self.model: str = given["model"]
+        self.call_id = str(getattr(given["logging_obj"], "litellm_call_id", ""))
+        self.request = convert.chat_request(given["messages"], params, given.get("timeout"))
+        check_tools(self.request.tools)
+        self._outer = current_call()
+        self._ours = self._open(params, stream=stream)
+
+    def _open(self, params: Mapping[str, Any], *, stream: bool) -> OpenCall | None:
+        if self._outer is not None or _is_recorded():
+            return None
+        request = self.request
+        return default_recorder().open(
+            framework="litellm",
+            provider=served.LOCAL_PROVIDER,
+            model=self.model,
+            params=convert.params_from(params),
+            messages=request.messages,
+            tools=request.tools,
+            response_format=request.response_format,
+            stream=stream,
+            in_process=True,
+        )
+
+    def current(self) -> AbstractContextManager[None]:
+        """Make our span, if there is one, current for what the engine does."""
+        return as_current_call(self._ours) if self._ours is not None else nullcontext()
+
+    def finish(self, completion: Completion) -> None:
+        """Check the answer and say on the span how it was made."""
+        message = completion.reply.message
+        if not message.text.strip() and not message.tool_calls:
+            raise EmptyReplyError(
+                f"{completion.model} answered with nothing: raise max_tokens, or configure a "
+                "fallback in the LiteLLM router."
+            )
+        check(self.request, completion)
+        facts = span_facts(completion)
+        served.remember(self.call_id, facts)
+        if self._outer is not None:
+            self._outer.note(**facts)
+        if self._ours is not None:
+            self._ours.note(**facts)
+            self._ours.finish([completion.reply], completion.usage, response_model=completion.model)
+
+    def fail(self, error: BaseException) -> None:
+        """End our span, if there is one."""
+        if self._ours is None:
+            return
+        if isinstance(error, GeneratorExit):
+            self._ours.abandon()
+        else:
+            self._ours.fail(error)
+
+    def chunks(self, event: Chunk | Completion) -> Iterator[dict[str, Any]]:
+        """An engine's event as LiteLLM's chunks; tool calls wait until they are checked."""
+        if isinstance(event, Completion):
+            self.finish(event)
+            for index, call in enumerate(event.reply.message.tool_calls):
+                yield _chunk(tool_use={**call.to_openai(), "index": index})
+            reason = convert.finish_reason_for_openai(event)
+            usage = convert.usage_numbers(event.usage)
+            yield _chunk(is_finished=True, finish_reason=reason, usage=usage)
+        elif event.text:
+            if self._ours is not None:
+                self._ours.chunk(event.text)
+            yield _chunk(text=event.text)
+
+
+@contextmanager
+def answering(given: Mapping[str, Any], *, stream: bool = False) -> Iterator[Answer]:
+    """An ``Answer`` whose errors leave as LiteLLM's."""
+    answer: Answer | None = None
+    try:
+        answer = Answer(given, stream=stream)
+        yield answer
+    except SLMAdaptersError as error:
+        if answer is not None:
+            answer.fail(error)
+        raise as_litellm_error(error, given["model"]) from error
+    except BaseException as error:
+        if answer is not None:
+            answer.fail(error)
+        raise
+
+
+def response(given: Mapping[str, Any], completion: Completion) -> Any:
+    """LiteLLM's response object, filled in."""
+    message = completion.reply.message
+    made = given["model_response"]
+    made.model = given["model"]
+    choice = made.choices[0]
+    choice.finish_reason = convert.finish_reason_for_openai(completion)
+    choice.message = litellm.Message(
+        role="assistant",
+        content=message.text or None,
+        tool_calls=[call.to_openai() for call in message.tool_calls] or None,
+    )
+    made.usage = litellm.Usage(**convert.usage_numbers(completion.usage))
+    return made
+
+
+def _tell_loggers(given: Mapping[str, Any]) -> None:
+    # LiteLLM leaves its pre-call hooks to the provider.
+    with shielded("LiteLLM's pre_call"):
+        given["logging_obj"].pre_call(input=given["messages"], api_key="", additional_args={})
+
+
+def _is_recorded() -> bool:
+    listeners = [*litellm.success_callback, *litellm._async_success_callback]
+    return any(isinstance(listener, CallRecorder) for listener in listeners)
+
+
+def _chunk(**fields: Any) -> dict[str, Any]:
+    empty = {"text": "", "tool_use": None, "is_finished": False, "finish_reason": ""}
+    return {**empty, "usage": None, "index": 0, **fields}

@@ -1,0 +1,57 @@
+"""What LiteLLM's dict of a call says beyond messages and parameters."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+from ..telemetry import semconv
+from ..telemetry.recorder import OpenCall
+
+__all__ = ["enrich", "json_format", "owner_of", "server_of"]
+
+
+def owner_of(kwargs: dict[str, Any]) -> object | None:
+    """LiteLLM's object behind ``kwargs``, which lives exactly as long as the call.
+
+    No hook hands it out, and nothing reports a stream that was dropped or a task that was
+    cancelled; so it is looked up among the callers of the hook, and only ever watched.
+    """
+    frame = sys._getframe(1)
+    for _ in range(4):
+        if frame.f_back is None:
+            return None
+        frame = frame.f_back
+        owner = frame.f_locals.get("self")
+        if getattr(owner, "model_call_details", None) is kwargs:
+            return owner
+    return None
+
+
+def enrich(outer: OpenCall, kwargs: Mapping[str, Any], response: Any) -> None:
+    """Tell the call around this one what only LiteLLM knows."""
+    if outer.ended:
+        return
+    outer.note(**server_of(kwargs))
+    identifier = getattr(response, "id", None)
+    if identifier and not outer.fields.get("response_id"):
+        outer.fields["response_id"] = identifier
+
+
+def server_of(kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    base = (kwargs.get("litellm_params") or {}).get("api_base")
+    if not isinstance(base, str) or not base:
+        return {}
+    with contextlib.suppress(ValueError):
+        address = urlsplit(base if "//" in base else f"//{base}")
+        if address.hostname:
+            port = address.port or (443 if address.scheme == "https" else None)
+            return {semconv.SERVER_ADDRESS: address.hostname, semconv.SERVER_PORT: port}
+    return {}
+
+
+def json_format(wanted: Any) -> dict[str, Any] | None:
+    return wanted if isinstance(wanted, dict) and wanted.get("type") != "text" else None

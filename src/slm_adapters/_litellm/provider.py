@@ -1,0 +1,142 @@
+"""The ``slm`` provider: ``litellm.completion(model="slm/bundled", ...)`` on a local model."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections.abc import AsyncIterator, Iterator, Mapping
+from typing import Any
+
+import litellm
+from litellm.llms.custom_llm import CustomLLM
+
+from ..engine.engine import ChatEngine
+from ..engine.loader import load_engine
+from ..errors import SLMAdaptersError
+from . import served
+from .answer import answering, response
+
+__all__ = ["SLMProvider", "register", "unregister"]
+
+_LOAD_OPTIONS = (
+    "quantization", "device", "dtype", "revision", "context_window", "trust_remote_code",
+)  # fmt: skip
+
+_provider: SLMProvider | None = None
+_lock = threading.Lock()
+
+
+def register(models: Mapping[str, str | os.PathLike[str] | ChatEngine] | None = None) -> None:
+    """Serve ``slm/<hub id>``, ``slm/bundled`` and, under names of your own, ``models``.
+
+    Other custom providers stay. Calling it again adds names. Named models and ``bundled`` are
+    known to ``litellm.supports_function_calling`` at once, any other with its first call::
+
+        register({"triage": "Qwen/Qwen3-1.7B"})
+        litellm.completion(model="slm/triage", messages=[...])
+    """
+    global _provider
+    with _lock:
+        if _provider is None:
+            _provider = SLMProvider()
+        items = litellm.custom_provider_map
+        if not any(item["custom_handler"] is _provider for item in items):
+            items.append({"provider": served.PROVIDER, "custom_handler": _provider})
+        litellm.utils.custom_llm_setup()
+        _provider.models.update(models or {})
+        for name in ("bundled", *(models or {})):
+            with contextlib.suppress(SLMAdaptersError):
+                _provider.announce(name, _provider.engine(name, {}))
+
+
+def unregister() -> None:
+    """Take the provider and everything it told LiteLLM back."""
+    global _provider
+    with _lock:
+        provider, _provider = _provider, None
+        items = litellm.custom_provider_map
+        items[:] = [item for item in items if item["custom_handler"] is not provider]
+        if any(item["provider"] == served.PROVIDER for item in items):
+            return
+        for names in (litellm.provider_list, litellm._custom_providers):
+            while served.PROVIDER in names:
+                names.remove(served.PROVIDER)
+        for name in provider.announced if provider else ():
+            litellm.model_cost.pop(name, None)
+
+
+class SLMProvider(CustomLLM):  # type: ignore[misc]
+    """LiteLLM's custom-provider interface over engines, one per model and load options."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.models: dict[str, str | os.PathLike[str] | ChatEngine] = {}
+        self.announced: set[str] = set()
+        self._engines: dict[tuple[Any, ...], ChatEngine] = {}
+
+    def engine(self, name: str, params: Mapping[str, Any]) -> ChatEngine:
+        """The engine for a model name; load options may come with the call."""
+        model = self.models.get(name, name)
+        if isinstance(model, ChatEngine):
+            return model
+        options = {key: params[key] for key in _LOAD_OPTIONS if params.get(key) is not None}
+        key = (os.fspath(model), *sorted(options.items()))
+        if key not in self._engines:
+            self._engines[key] = load_engine(model, **options)
+        return self._engines[key]
+
+    def announce(self, name: str, engine: ChatEngine) -> None:
+        """Tell LiteLLM what the model can do, so that its callers may use it."""
+        full, window = f"{served.PROVIDER}/{name}", engine.context_window
+        known = litellm.model_cost.get(full)
+        if known is not None and known.get("max_input_tokens") == window:
+            return
+        facts = {
+            "litellm_provider": served.PROVIDER,
+            "mode": "chat",
+            "max_tokens": window,
+            "max_input_tokens": window,
+            "max_output_tokens": window,
+            "supports_function_calling": True,
+            "supports_tool_choice": True,
+            "supports_response_schema": True,
+            "supports_system_messages": True,
+        }
+        litellm.register_model({full: facts})
+        self.announced.add(full)
+
+    # LiteLLM passes everything by keyword
+
+    def completion(self, *args: Any, **given: Any) -> Any:
+        with answering(given) as answer, answer.current():
+            completion = self._engine_for(given).complete(answer.request)
+            answer.finish(completion)
+            return response(given, completion)
+
+    async def acompletion(self, *args: Any, **given: Any) -> Any:
+        with answering(given) as answer, answer.current():
+            completion = await self._engine_for(given).acomplete(answer.request)
+            answer.finish(completion)
+            return response(given, completion)
+
+    def streaming(self, *args: Any, **given: Any) -> Iterator[dict[str, Any]]:
+        cancel = threading.Event()
+        with answering(given, stream=True) as answer:
+            try:
+                for event in self._engine_for(given).stream(answer.request, cancel):
+                    yield from answer.chunks(event)
+            finally:
+                cancel.set()
+
+    async def astreaming(self, *args: Any, **given: Any) -> AsyncIterator[dict[str, Any]]:
+        with answering(given, stream=True) as answer:
+            events = self._engine_for(given).astream(answer.request)
+            async for event in events:
+                for chunk in answer.chunks(event):
+                    yield chunk
+
+    def _engine_for(self, given: Mapping[str, Any]) -> ChatEngine:
+        engine = self.engine(given["model"], given["optional_params"])
+        self.announce(given["model"], engine)
+        return engine

@@ -1,0 +1,283 @@
+"""``CallRecorder`` for LiteLLM: the span is built when the call's outcome is known.
+
+The parent and the labels are captured before the call, on the caller's context; LiteLLM reports
+the outcome later, on other threads and sometimes without any context.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+import litellm
+from litellm.integrations.custom_logger import CustomLogger
+from opentelemetry._logs import LoggerProvider
+from opentelemetry.metrics import MeterProvider
+from opentelemetry.trace import TracerProvider
+
+from ..store.opening import StoreLike, open_store
+from ..telemetry import semconv
+from ..telemetry.content import Redact
+from ..telemetry.harmless import harmless
+from ..telemetry.lifetimes import Lifetimes
+from ..telemetry.recorder import CallHook, OpenCall, Recorder, current_call
+from . import convert, served
+from .facts import enrich, json_format, owner_of, server_of
+
+__all__ = ["CallRecorder"]
+
+_OPERATIONS = {
+    "completion": semconv.CHAT,
+    "acompletion": semconv.CHAT,
+    "responses": semconv.CHAT,
+    "aresponses": semconv.CHAT,
+    "text_completion": semconv.TEXT_COMPLETION,
+    "atext_completion": semconv.TEXT_COMPLETION,
+    "embedding": semconv.EMBEDDINGS,
+    "aembedding": semconv.EMBEDDINGS,
+}
+_LIMIT = 10_000
+_CANCELLED = "asyncio.exceptions.CancelledError"
+
+
+class _Pending:
+    """A call whose outcome is not known yet. Retries share the id, and so this."""
+
+    __slots__ = ("attempts", "context", "details", "outer", "owners", "reported", "started_ns")
+
+    def __init__(self, details: Mapping[str, Any]) -> None:
+        self.context = contextvars.copy_context()
+        #: LiteLLM's own dict of the call; it fills up as the call goes on.
+        self.details = details
+        #: A call another of our recorders has open around this one.
+        self.outer: OpenCall | None = current_call()
+        self.attempts, self.reported = 1, False
+        self.owners: list[object] = []
+        self.started_ns = time.time_ns()
+
+
+class CallRecorder(CustomLogger):  # type: ignore[misc]
+    """One span per LiteLLM call from now on, and one record if you ask; ``close()`` ends it.
+
+    ``store``: a path, a database URL or a ``CallStore``. Providers: default the global ones.
+    Other callbacks, and frameworks that replace ``litellm.callbacks``, do not get in the way::
+
+        CallRecorder(store="calls.db")
+    """
+
+    def __init__(
+        self,
+        *,
+        store: StoreLike | None = None,
+        tracer_provider: TracerProvider | None = None,
+        meter_provider: MeterProvider | None = None,
+        logger_provider: LoggerProvider | None = None,
+        hooks: Sequence[CallHook] = (),
+        redact: Redact | None = None,
+        app: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.recorder = Recorder(
+            tracer_provider=tracer_provider,
+            meter_provider=meter_provider,
+            logger_provider=logger_provider,
+            store=open_store(store),
+            hooks=hooks,
+            redact=redact,
+            app=app,
+        )
+        self._pending: dict[str, _Pending] = {}
+        self._done: OrderedDict[str, None] = OrderedDict()
+        self._lifetimes = Lifetimes(self._lost)
+        self._lock = threading.Lock()
+        self.closed = False
+        self._since_ns = time.time_ns()
+        self._enlist()
+
+    @property
+    def open_calls(self) -> int:
+        """How many calls have no outcome yet."""
+        self._lifetimes.settle()
+        return sum(not pending.reported for pending in self._pending.values())
+
+    def close(self) -> None:
+        """Stop listening and end what is still open."""
+        self.closed = True
+        for listeners in _lists():
+            while self in listeners:
+                listeners.remove(self)
+        self._lifetimes.settle()
+        for key in list(self._pending):
+            self._end_open(key, time.time_ns())
+
+    def __enter__(self) -> CallRecorder:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def _enlist(self) -> None:
+        for listeners in _lists():
+            if self not in listeners:
+                listeners.append(self)
+
+    # LiteLLM calls these by keyword, with exactly these names
+
+    @harmless("LiteLLM's log_pre_api_call")
+    def log_pre_api_call(self, model: Any, messages: Any, kwargs: dict[str, Any]) -> None:
+        if self.closed or kwargs.get("call_type") not in _OPERATIONS:
+            return
+        self._enlist()  # whoever replaced a list since
+        self._lifetimes.settle()
+        key = str(kwargs.get("litellm_call_id"))
+        pending = self._pending.get(key)
+        if pending is None:
+            pending = self._pending[key] = _Pending(kwargs)
+            while len(self._pending) > _LIMIT:
+                self._end_open(next(iter(self._pending)), time.time_ns())
+        else:
+            pending.attempts += 1
+        owner = owner_of(kwargs)
+        if owner is not None:
+            pending.owners.append(self._lifetimes.watch(owner, (key, pending.attempts)))
+
+    @harmless("LiteLLM's log_success_event")
+    def log_success_event(
+        self, kwargs: dict[str, Any], response_obj: Any, start_time: Any, end_time: Any
+    ) -> None:
+        self._succeeded(kwargs, response_obj, start_time, end_time)
+
+    @harmless("LiteLLM's log_failure_event")
+    def log_failure_event(
+        self, kwargs: dict[str, Any], response_obj: Any, start_time: Any, end_time: Any
+    ) -> None:
+        self._failed(kwargs, start_time, end_time)
+
+    async def async_log_success_event(
+        self, kwargs: dict[str, Any], response_obj: Any, start_time: Any, end_time: Any
+    ) -> None:
+        self.log_success_event(kwargs, response_obj, start_time, end_time)
+
+    async def async_log_failure_event(
+        self, kwargs: dict[str, Any], response_obj: Any, start_time: Any, end_time: Any
+    ) -> None:
+        self.log_failure_event(kwargs, response_obj, start_time, end_time)
+
+    # Outcomes
+
+    def _succeeded(self, kwargs: dict[str, Any], response: Any, start: Any, end: Any) -> None:
+        pending = self._taken(kwargs) if self._is_ours(kwargs, start) else None
+        if pending is None:
+            return
+        if pending.outer is not None:
+            enrich(pending.outer, kwargs, response)
+            return
+        call = self._open(pending, kwargs, start)
+        streamed = bool(kwargs.get("stream"))
+        if streamed:
+            call.first_chunk_ns = convert.nanoseconds(kwargs.get("completion_start_time"))
+        if kwargs.get("response_cost") is not None:
+            call.fields.update(cost=kwargs["response_cost"], cost_source="litellm")
+        call.note(**served.facts_of(kwargs))
+        asked = (kwargs.get("stream_options") or {}).get("include_usage")
+        local = kwargs.get("custom_llm_provider") == served.PROVIDER
+        # Without being asked for, a stream's counts may be LiteLLM's own.
+        usage = convert.usage_from(response, exact=local or not streamed or bool(asked))
+        call.finish(
+            convert.replies_from(response),
+            usage,
+            response_model=getattr(response, "model", None),
+            response_id=getattr(response, "id", None),
+            end_ns=convert.nanoseconds(end),
+        )
+
+    def _failed(self, kwargs: dict[str, Any], start: Any, end: Any) -> None:
+        if not self._is_ours(kwargs, start):
+            return
+        key = str(kwargs.get("litellm_call_id"))
+        with self._lock:
+            pending = self._pending.setdefault(key, _Pending(kwargs))
+            if pending.reported:
+                return
+            # Kept: a retry may follow under the same id, with no failure of its own reported.
+            pending.reported = True
+        if pending.outer is None:
+            error = kwargs.get("exception") or "_OTHER"
+            self._open(pending, kwargs, start).fail(error, end_ns=convert.nanoseconds(end))
+
+    def _is_ours(self, kwargs: dict[str, Any], start: Any) -> bool:
+        """Whether the call is of a known kind and began while this recorder listened."""
+        began = convert.nanoseconds(start)
+        known = kwargs.get("call_type") in _OPERATIONS
+        return known and not self.closed and (began is None or began >= self._since_ns)
+
+    def _taken(self, kwargs: dict[str, Any]) -> _Pending | None:
+        """The call that ended; ``None`` if it did before. Some providers fire no pre-call hook."""
+        self._lifetimes.settle()
+        key = str(kwargs.get("litellm_call_id"))
+        with self._lock:
+            if key in self._done:
+                return None
+            self._done[key] = None
+            while len(self._done) > _LIMIT:
+                self._done.popitem(last=False)
+            return self._pending.pop(key, None) or _Pending(kwargs)
+
+    def _lost(self, key: Hashable, when_ns: int) -> None:
+        call_id, attempt = key if isinstance(key, tuple) else ("", 0)
+        pending = self._pending.get(call_id)
+        if pending is not None and attempt == pending.attempts:
+            self._end_open(call_id, when_ns)
+
+    @harmless("ending a LiteLLM call")
+    def _end_open(self, key: str, when_ns: int) -> None:
+        """A call nobody reported on: a stream given up, or a cancelled call."""
+        with self._lock:
+            pending = self._pending.pop(key, None)
+        if pending is None or pending.reported or pending.outer is not None:
+            return
+        details = pending.details
+        call = self._open(pending, details, None)
+        if details.get("stream"):
+            call.abandon(end_ns=when_ns)
+        else:
+            call.fail(_CANCELLED, end_ns=when_ns)
+
+    def _open(self, pending: _Pending, kwargs: Mapping[str, Any], start: Any) -> OpenCall:
+        params = kwargs.get("optional_params") or {}
+        wanted = self.recorder.wants_content
+        provider, local = served.provider_of(kwargs.get("custom_llm_provider"))
+        started = convert.nanoseconds(start) or pending.started_ns
+        # In the caller's context: its span is the parent, its labels are the call's.
+        call = pending.context.run(
+            self.recorder.open,
+            framework="litellm",
+            operation=_OPERATIONS[str(kwargs.get("call_type"))],
+            provider=provider,
+            model=str(kwargs.get("model") or "unknown"),
+            params=convert.params_from(params),
+            messages=convert.messages_from(kwargs) if wanted else (),
+            tools=convert.tools_from(params) if wanted else (),
+            response_format=json_format(params.get("response_format")),
+            stream=bool(kwargs.get("stream")),
+            start_ns=started,
+            attempt=pending.attempts,
+            in_process=local,
+        )
+        call.note(**server_of(kwargs))
+        return call
+
+
+def _lists() -> tuple[list[Any], ...]:
+    # Not litellm.callbacks: CrewAI replaces that list at will.
+    return (
+        litellm.input_callback,
+        litellm.success_callback,
+        litellm.failure_callback,
+        litellm._async_success_callback,
+        litellm._async_failure_callback,
+    )

@@ -1,0 +1,72 @@
+"""CrewAI's LiteLLM path, our LiteLLM recorder and our CrewAI recorder: one span per call."""
+
+from __future__ import annotations
+
+import time
+
+import crewai
+import litellm
+import pytest
+from conftest import Spans
+from litellm.integrations.custom_logger import CustomLogger
+
+import slm_adapters.crewai
+import slm_adapters.litellm as slm
+from slm_adapters.testing import ScriptedModel
+
+
+@pytest.fixture
+def llm():
+    slm.register({"one": ScriptedModel(["Final Answer: done"])})
+    before = litellm.callbacks
+    yield crewai.LLM(model="slm/one", is_litellm=True)
+    litellm.callbacks = before
+    slm.unregister()
+
+
+def kickoff(llm) -> str:
+    agent = crewai.Agent(role="Writer", goal="g", backstory="b", llm=llm)
+    task = crewai.Task(description="say done", expected_output="done", agent=agent)
+    return str(crewai.Crew(agents=[agent], tasks=[task]).kickoff())
+
+
+def chats(spans: Spans, count: int) -> list:
+    deadline = time.monotonic() + 5
+    while len(spans.named("chat")) < count and time.monotonic() < deadline:
+        time.sleep(0.02)
+    time.sleep(0.3)
+    return spans.named("chat")
+
+
+def test_t12_crewai_does_not_silence_the_recorder(spans, llm) -> None:
+    """CrewAI replaces ``litellm.callbacks`` on every call; the recorder and the user's logger,
+    placed in the success list, both get theirs."""
+    seen = []
+
+    class Mine(CustomLogger):
+        def log_success_event(self, kwargs, response_obj, start_time, end_time):
+            seen.append(kwargs["model"])
+
+    mine = Mine()
+    litellm.success_callback.append(mine)
+    try:
+        with slm.CallRecorder(tracer_provider=spans.provider):
+            assert kickoff(llm) == "done"
+            (span,) = chats(spans, 1)
+    finally:
+        litellm.success_callback.remove(mine)
+    assert seen == ["one"]
+    assert span.attributes["gen_ai.provider.name"] == "slm_adapters"
+
+
+def test_t12_two_recorders_one_span(spans, llm) -> None:
+    """With CrewAI's recorder open around the call, LiteLLM's adds no second span."""
+    with (
+        slm_adapters.crewai.CallRecorder(tracer_provider=spans.provider),
+        slm.CallRecorder(tracer_provider=spans.provider) as recorder,
+    ):
+        assert kickoff(llm) == "done"
+        (span,) = chats(spans, 1)
+        assert recorder.open_calls == 0
+    assert span.attributes["slm_adapters.role"] == "Writer"
+    assert spans.parent_name(span) == "invoke_agent Writer"

@@ -58,7 +58,7 @@ def example(text: str, language: str, *, right: bool) -> Example:
     return Example("crewai", ticket, tuple(answers))
 
 
-@pytest.fixture()
+@pytest.fixture
 def report() -> Report:
     """A report with every kind of row, a fallback and a hostile ticket."""
     stats = CallStats(20, 1, 1234, 56, 0.2, 0.31, (("overflow", 2),), ("bundled",))

@@ -67,7 +67,7 @@ def test_percentiles_interpolate_between_the_neighbours() -> None:
     assert summary.percentile([], 50) is None
 
 
-@pytest.fixture()
+@pytest.fixture
 def tickets() -> list[Ticket]:
     """Four tickets, the first two of which name an order."""
     made = generate(40)

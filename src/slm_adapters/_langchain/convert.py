@@ -153,7 +153,7 @@ def _finish_reason(choice: Generation) -> str | None:
 
 def bare_replies_from(result: LLMResult) -> tuple[Reply, ...]:
     """Finish reasons only, for when nobody reads the text."""
-    reasons = [_finish_reason(choice) for choices in result.generations for choice in choices]  # type: ignore[arg-type]
+    reasons = [_finish_reason(choice) for choices in result.generations for choice in choices]
     return tuple(_bare_reply(reason) for reason in reasons)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,8 +20,10 @@ __all__ = ["check_extras", "render", "write"]
 def check_extras() -> None:
     """Raise ``MissingExtraError`` now rather than after minutes of work."""
     for package in ("jinja2", "matplotlib"):
-        if importlib.util.find_spec(package) is None:
-            raise MissingExtraError("the demo's page", package, "demo")
+        try:
+            importlib.import_module(package)
+        except ImportError:
+            raise MissingExtraError("the demo's page", package, "demo") from None
 
 
 def write(report: Report, path: Path) -> None:

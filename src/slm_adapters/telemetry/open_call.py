@@ -163,8 +163,11 @@ class OpenCall(OpenSpan):
         ended_ns = end_ns or time.time_ns()
         try:
             kept = self.recorder.redaction.apply_to_replies(replies) if replies else ()
-            ended = self._end_attributes(outcome, replies, usage)
-            if self.span.is_recording():
+            recording = self.span.is_recording()
+            ended = {}
+            if recording or self.recorder.events is not None:
+                ended = self._end_attributes(outcome, replies, usage)
+            if recording:
                 if kept and self.recorder.content_on_spans:
                     self.span.set_attribute(semconv.OUTPUT_MESSAGES, content.output_json(kept))
                 self._write(ended)
@@ -193,11 +196,14 @@ class OpenCall(OpenSpan):
     def _end_attributes(
         self, outcome: Outcome, replies: Sequence[Reply], usage: Usage | None
     ) -> dict[str, Any]:
-        reasons = [reply.finish_reason or "stop" for reply in replies]
+        reasons = tuple(reply.finish_reason for reply in replies)
+        if outcome != "finished":
+            reasons = ("error",)
         attributes: dict[str, Any] = {
             semconv.RESPONSE_MODEL: self.fields.get("response_model"),
             semconv.RESPONSE_ID: self.fields.get("response_id"),
-            semconv.RESPONSE_FINISH_REASONS: reasons if outcome == "finished" else ["error"],
+            # One per choice, or none: a reason the provider did not give is not made up.
+            semconv.RESPONSE_FINISH_REASONS: reasons if reasons and all(reasons) else None,
             semconv.OUTCOME: outcome if outcome != "finished" else None,
         }
         if usage is not None:

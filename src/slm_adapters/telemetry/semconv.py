@@ -111,9 +111,9 @@ def span_kind(operation: str, *, in_process: bool = False) -> SpanKind:
 def request_attributes(params: Mapping[str, Any]) -> dict[str, Any]:
     """The parameters that have a name in the conventions, in the types they ask for."""
     attributes: dict[str, Any] = {}
-    for name, attribute in REQUEST_PARAMETERS.items():
-        value = params.get(name)
-        if value is None or value == []:
+    for name, value in params.items():
+        attribute = REQUEST_PARAMETERS.get(name)
+        if attribute is None or value is None or value == []:
             continue
         if name == "stop":
             value = [value] if isinstance(value, str) else [str(v) for v in value]

@@ -76,6 +76,8 @@ def test_t17_per_call_and_at_construction_is_one_span(spans, recorder) -> None:
     llm = traced(HostedChat(), recorder=recorder)
     (PROMPT | llm).invoke({"question": "q"}, using(recorder))
     assert len(spans.named("chat")) == 1
+    HostedChat().invoke("q", {"callbacks": [recorder, recorder]})
+    assert len(spans.named("chat")) == 2
 
 
 def test_traced_keeps_type_and_leaves_the_original_alone(spans) -> None:
@@ -182,6 +184,25 @@ async def test_t22_v3_events_count_as_chunks(spans, recorder) -> None:
         assert span.attributes["gen_ai.request.stream"] is True
         assert span.attributes["gen_ai.response.time_to_first_chunk"] > 0
     assert len(spans.all()) == 2
+
+
+def test_t22_a_chunk_reported_twice_counts_once(spans, recorder, calls) -> None:
+    """Models that report tokens themselves do so beside the v3 events."""
+
+    class Chatty(HostedChat):
+        def _stream(self, messages, stop=None, run_manager=None, **kwargs):
+            for chunk in self._chunks():
+                run_manager.on_llm_new_token(chunk.text, chunk=chunk)
+                yield chunk
+
+    stream = Chatty(replies=["one two three"]).stream_events("q", using(recorder), version="v3")
+    pieces = iter(stream.text)
+    assert [next(pieces), next(pieces)] == ["one", " two"]
+    del pieces, stream
+    gc.collect()
+    assert recorder.open_runs == 0
+    assert calls[0].replies[0].message.text.startswith("one two")
+    assert calls[0].replies[0].message.text.count("one") == 1
 
 
 def test_t18_a_stream_closed_early_is_no_error(spans, recorder, calls) -> None:

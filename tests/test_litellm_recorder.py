@@ -172,6 +172,17 @@ def test_t13_a_retried_failure_is_one_span(spans, recorder) -> None:
     assert recorder.open_calls == 0
 
 
+def test_t13_an_outcome_told_twice_counts_once(spans, recorder) -> None:
+    """Whatever LiteLLM repeats under one call id, there is one span for each outcome."""
+    told = {"start_time": time.time(), "end_time": time.time(), "response_obj": None}
+    failed = {"call_type": "completion", "litellm_call_id": "a", "exception": ValueError()}
+    done = {"call_type": "completion", "litellm_call_id": "b", "model": "m"}
+    for _ in range(2):
+        recorder.log_failure_event(kwargs=failed, **told)
+        recorder.log_success_event(kwargs=done, **told)
+    assert [span.attributes.get("error.type") for span in spans.all()] == ["ValueError", None]
+
+
 def test_t13_a_success_after_retries_is_told(spans, recorder, calls) -> None:
     """The answer is recorded with its attempt; tokens are counted once."""
     answer = litellm.completion(model="slow/flaky", messages=QUESTION, num_retries=3)

@@ -71,13 +71,18 @@ def test_a_call_is_one_client_span_with_exact_facts(spans, recorder, calls) -> N
     assert recorder.open_runs == 0
 
 
-def test_t17_per_call_and_at_construction_is_one_span(spans, recorder) -> None:
+def test_t17_per_call_and_at_construction_is_one_span(spans, recorder, monkeypatch) -> None:
     """The same recorder passed twice, and inherited by a chain, counts a run once."""
+    opened = []
+    real = recorder.recorder.open
+    monkeypatch.setattr(
+        recorder.recorder, "open", lambda **given: opened.append(1) or real(**given)
+    )
     llm = traced(HostedChat(), recorder=recorder)
     (PROMPT | llm).invoke({"question": "q"}, using(recorder))
     assert len(spans.named("chat")) == 1
     HostedChat().invoke("q", {"callbacks": [recorder, recorder]})
-    assert len(spans.named("chat")) == 2
+    assert len(spans.named("chat")) == len(opened) == 2
 
 
 def test_traced_keeps_type_and_leaves_the_original_alone(spans) -> None:

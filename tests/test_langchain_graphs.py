@@ -86,7 +86,8 @@ async def test_an_agent_run_asynchronously_is_the_same_tree(spans, recorder) -> 
     with spans.provider.get_tracer("app").start_as_current_span("request"):
         await agent.ainvoke(QUESTION, using(recorder))
     tools = spans.named("execute_tool add")
-    assert [span.attributes["gen_ai.tool.call.id"] for span in tools] == ["c0", "c1"]
+    # The two tools run in parallel, so either may end first.
+    assert {span.attributes["gen_ai.tool.call.id"] for span in tools} == {"c0", "c1"}
     assert {spans.parent_name(span) for span in tools} == {"invoke_agent adder"}
     assert spans.parent_name(spans.one("invoke_agent")) == "request"
     assert recorder.open_runs == 0

@@ -5,6 +5,7 @@ All OTel-based peers get the same TracerProvider (ours) with one switchable
 processor, so that exporter cost is identical and only the integration differs.
 Peers that insist on owning their processor get a switchable *exporter* instead.
 """
+
 from __future__ import annotations
 
 import itertools
@@ -15,16 +16,20 @@ import tempfile
 import time
 
 TEN = {  # the floor's ten attributes: five at start, five at end
-    "gen_ai.operation.name": "chat", "gen_ai.provider.name": "canned",
-    "gen_ai.request.model": "canned-1", "gen_ai.request.temperature": 0.2,
+    "gen_ai.operation.name": "chat",
+    "gen_ai.provider.name": "canned",
+    "gen_ai.request.model": "canned-1",
+    "gen_ai.request.temperature": 0.2,
     "gen_ai.request.max_tokens": 256,
 }
 AGENT = {**TEN, "gen_ai.operation.name": "invoke_agent"}
 TOOL = {**TEN, "gen_ai.operation.name": "execute_tool"}
 TEN_END = {
-    "gen_ai.response.model": "canned-1", "gen_ai.response.id": "resp-1",
+    "gen_ai.response.model": "canned-1",
+    "gen_ai.response.id": "resp-1",
     "gen_ai.response.finish_reasons": ("stop",),
-    "gen_ai.usage.input_tokens": 256, "gen_ai.usage.output_tokens": 200,
+    "gen_ai.usage.input_tokens": 256,
+    "gen_ai.usage.output_tokens": 200,
 }
 
 
@@ -36,8 +41,12 @@ class Switch:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
         from opentelemetry.sdk.resources import Resource
         from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
-        from opentelemetry.sdk.trace.export import (BatchSpanProcessor, SimpleSpanProcessor,
-                                                    SpanExporter, SpanExportResult)
+        from opentelemetry.sdk.trace.export import (
+            BatchSpanProcessor,
+            SimpleSpanProcessor,
+            SpanExporter,
+            SpanExportResult,
+        )
         from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
         sw = self
@@ -59,8 +68,11 @@ class Switch:
         self.mem = InMemorySpanExporter()
         noop, otlp = Noop(), OTLPSpanExporter(endpoint=f"http://127.0.0.1:{sink_port}/v1/traces")
         self.exporters = {"noop": noop, "memory": self.mem, "otlp": otlp}
-        self.procs = {"noop": BatchSpanProcessor(noop), "memory": SimpleSpanProcessor(self.mem),
-                      "otlp": BatchSpanProcessor(otlp)}
+        self.procs = {
+            "noop": BatchSpanProcessor(noop),
+            "memory": SimpleSpanProcessor(self.mem),
+            "otlp": BatchSpanProcessor(otlp),
+        }
         self.mode = "noop"
         self.cur = self.procs["noop"]
 
@@ -102,10 +114,12 @@ class Switch:
 
         self.sampler, self._on, self._off = Sam(), DEFAULT_ON, ALWAYS_OFF
         self.proc, self.exporter = Proc(), Exp()
-        self.provider = TracerProvider(resource=Resource.create({"service.name": "bench"}), sampler=self.sampler)
+        self.provider = TracerProvider(
+            resource=Resource.create({"service.name": "bench"}), sampler=self.sampler
+        )
         self.provider.add_span_processor(self.proc)
-        self.user_provider = self.provider     # the provider the "application" uses
-        self.owns_export = True                # False: the peer exports by itself
+        self.user_provider = self.provider  # the provider the "application" uses
+        self.owns_export = True  # False: the peer exports by itself
 
     def set_mode(self, mode: str):
         self.sampler.impl = self._off if mode == "unsampled" else self._on
@@ -148,14 +162,20 @@ def _noop(inline):
 
             class Nothing(BaseCallbackHandler):
                 run_inline = inline
+
             return Setup([Nothing()])
         if target == "litellm":
             import litellm
             from litellm.integrations.custom_logger import CustomLogger
+
             litellm.callbacks = [CustomLogger()]
             return Setup()
         if target == "crewai":
-            from crewai.events import BaseEventListener, CrewKickoffStartedEvent, LLMCallCompletedEvent
+            from crewai.events import (
+                BaseEventListener,
+                CrewKickoffStartedEvent,
+                LLMCallCompletedEvent,
+            )
 
             class L(BaseEventListener):
                 def setup_listeners(self, bus):
@@ -166,7 +186,9 @@ def _noop(inline):
                     @bus.on(LLMCallCompletedEvent)
                     def b(source, event):
                         pass
+
             return Setup(extra={"keep": L()})
+
     return setup
 
 
@@ -182,10 +204,12 @@ def floor_inline(target, sw):
             finally:
                 s.set_attributes(TEN_END)
                 s.end()
+
         return run
 
-    if target == "crewai":          # kickoff + 2 tasks + 2 agents + 2 LLM = 7 bare spans
-        def around(fn):  # noqa: F811
+    if target == "crewai":  # kickoff + 2 tasks + 2 agents + 2 LLM = 7 bare spans
+
+        def around(fn):
             def run(*a, **k):
                 for at in (TEN, TEN, AGENT, AGENT, TOOL, TOOL):
                     s = tracer.start_span(at["gen_ai.operation.name"], attributes=at)
@@ -197,7 +221,9 @@ def floor_inline(target, sw):
                 finally:
                     s.set_attributes(TEN_END)
                     s.end()
+
             return run
+
     return Setup(around=around)
 
 
@@ -205,6 +231,7 @@ def _floor_handler(content):
     def setup(target, sw):
         from langchain_core.callbacks import BaseCallbackHandler
         from opentelemetry import trace
+
         tracer = sw.tracer()
         dumps = json.dumps
         ctx_of = trace.set_span_in_context
@@ -212,6 +239,7 @@ def _floor_handler(content):
         class Floor(BaseCallbackHandler):
             """The least a correct callback tracer can do: one span per model call,
             tool call and top-level run, right parents, ten attributes."""
+
             run_inline = True
 
             def __init__(self):
@@ -232,12 +260,18 @@ def _floor_handler(content):
                         r[0].set_status(trace.StatusCode.ERROR)
                     r[0].end()
 
-            def on_chat_model_start(self, serialized, messages, *, run_id, parent_run_id=None, **kw):
+            def on_chat_model_start(
+                self, serialized, messages, *, run_id, parent_run_id=None, **kw
+            ):
                 at = TEN
                 if content:
                     at = dict(TEN)
-                    at["gen_ai.input.messages"] = dumps([
-                        {"role": m.type, "parts": [{"type": "text", "content": m.content}]} for m in messages[0]])
+                    at["gen_ai.input.messages"] = dumps(
+                        [
+                            {"role": m.type, "parts": [{"type": "text", "content": m.content}]}
+                            for m in messages[0]
+                        ]
+                    )
                 self._open("chat canned-1", run_id, parent_run_id, at)
 
             def on_llm_new_token(self, token, *, run_id, **kw):
@@ -250,8 +284,15 @@ def _floor_handler(content):
                 if content:
                     m = response.generations[0][0].message
                     at = dict(TEN_END)
-                    at["gen_ai.output.messages"] = dumps([
-                        {"role": "assistant", "parts": [{"type": "text", "content": m.content}], "finish_reason": "stop"}])
+                    at["gen_ai.output.messages"] = dumps(
+                        [
+                            {
+                                "role": "assistant",
+                                "parts": [{"type": "text", "content": m.content}],
+                                "finish_reason": "stop",
+                            }
+                        ]
+                    )
                 self._close(run_id, at)
 
             def on_chain_start(self, serialized, inputs, *, run_id, parent_run_id=None, **kw):
@@ -277,6 +318,7 @@ def _floor_handler(content):
             on_chain_error = on_tool_error = on_llm_error
 
         return Setup([Floor()])
+
     return setup
 
 
@@ -303,14 +345,16 @@ def openinference(target, sw):
     else:
         from openinference.instrumentation.litellm import LiteLLMInstrumentor as I
     I().instrument(tracer_provider=sw.provider)
-    if target == "crewai":      # wrapper mode leaves LLM spans to the LLM client: add its instrumentor
+    if target == "crewai":  # wrapper mode leaves LLM spans to the LLM client: add its instrumentor
         from openinference.instrumentation.litellm import LiteLLMInstrumentor
+
         LiteLLMInstrumentor().instrument(tracer_provider=sw.provider)
     return Setup()
 
 
 def openinference_events(target, sw):
     from openinference.instrumentation.crewai import CrewAIInstrumentor
+
     CrewAIInstrumentor().instrument(tracer_provider=sw.provider, use_event_listener=True)
     return Setup()
 
@@ -327,69 +371,106 @@ def openllmetry(target, sw):
 def langfuse(target, sw):
     from langfuse import Langfuse
     from langfuse.langchain import CallbackHandler
+
     sw.owns_export = False
-    lf = Langfuse(public_key="pk-bench", secret_key="sk-bench", base_url=f"http://127.0.0.1:{os.environ['SINK_PORT']}",
-                  tracer_provider=sw.provider, span_exporter=sw.exporter)
+    lf = Langfuse(
+        public_key="pk-bench",
+        secret_key="sk-bench",
+        base_url=f"http://127.0.0.1:{os.environ['SINK_PORT']}",
+        tracer_provider=sw.provider,
+        span_exporter=sw.exporter,
+    )
     return Setup([CallbackHandler()], flush=lf.flush)
 
 
 def langsmith_otel(target, sw):
     from langchain_core.tracers.langchain import LangChainTracer
     from langsmith import Client
-    c = Client(api_key="x", api_url=f"http://127.0.0.1:{os.environ['SINK_PORT']}", tracing_mode="otel",
-               otel_tracer_provider=sw.provider)
+
+    c = Client(
+        api_key="x",
+        api_url=f"http://127.0.0.1:{os.environ['SINK_PORT']}",
+        tracing_mode="otel",
+        otel_tracer_provider=sw.provider,
+    )
     return Setup([LangChainTracer(client=c)], flush=c.flush)
 
 
 def logfire(target, sw):
     import logfire as lg
     from opentelemetry import trace
-    lg.configure(send_to_logfire=False, console=False, inspect_arguments=False,
-                 additional_span_processors=[sw.proc])
+
+    lg.configure(
+        send_to_logfire=False,
+        console=False,
+        inspect_arguments=False,
+        additional_span_processors=[sw.proc],
+    )
     sw.user_provider = trace.get_tracer_provider()
     if target == "litellm":
         lg.instrument_litellm()
         return Setup()
     from langchain_core.tracers.langchain import LangChainTracer
     from langsmith import Client
-    c = Client(api_key="x", api_url=f"http://127.0.0.1:{os.environ['SINK_PORT']}", tracing_mode="otel",
-               otel_tracer_provider=trace.get_tracer_provider())
+
+    c = Client(
+        api_key="x",
+        api_url=f"http://127.0.0.1:{os.environ['SINK_PORT']}",
+        tracing_mode="otel",
+        otel_tracer_provider=trace.get_tracer_provider(),
+    )
     return Setup([LangChainTracer(client=c)], flush=c.flush)
 
 
 def mlflow(target, sw):
     from opentelemetry import trace
+
     trace.set_tracer_provider(sw.provider)
     sw.owns_export = False
     os.environ["MLFLOW_TRACKING_URI"] = f"http://127.0.0.1:{os.environ['SINK_PORT']}"
-    os.environ["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"] = f"http://127.0.0.1:{os.environ['SINK_PORT']}/v1/traces"
+    os.environ["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"] = (
+        f"http://127.0.0.1:{os.environ['SINK_PORT']}/v1/traces"
+    )
     import mlflow as mf
     import mlflow.tracing.provider as mp
-    mp.get_otlp_exporter = lambda: sw.exporter          # mlflow's own batch processor, our exporter
+
+    mp.get_otlp_exporter = lambda: sw.exporter  # mlflow's own batch processor, our exporter
     getattr(mf, target).autolog()
 
     def flush():
         for p in sw.provider._active_span_processor._span_processors:
             p.force_flush()
+
     return Setup(flush=flush)
 
 
 def openlit(target, sw):
     from opentelemetry import trace
+
     trace.set_tracer_provider(sw.provider)
     import openlit as ol
     from openlit._instrumentors import MODULE_NAME_MAP
-    keep = {"langchain": {"langchain", "langgraph"}, "crewai": {"crewai", "litellm"}, "litellm": {"litellm"}}[target]
+
+    keep = {
+        "langchain": {"langchain", "langgraph"},
+        "crewai": {"crewai", "litellm"},
+        "litellm": {"litellm"},
+    }[target]
     f = tempfile.NamedTemporaryFile("w", suffix=".json", delete=False)
     f.write('{"chat": {}}')
     f.close()
-    ol.init(disable_metrics=True, disable_events=True, pricing_json=f.name,
-            disabled_instrumentors=[n for n in MODULE_NAME_MAP if n not in keep])
+    ol.init(
+        disable_metrics=True,
+        disable_events=True,
+        pricing_json=f.name,
+        disabled_instrumentors=[n for n in MODULE_NAME_MAP if n not in keep],
+    )
     return Setup()
 
 
 def otel_genai(target, sw):
     from opentelemetry.instrumentation.genai.langchain import LangChainInstrumentor
+
     LangChainInstrumentor().instrument(tracer_provider=sw.provider)
     return Setup()
 
@@ -397,7 +478,10 @@ def otel_genai(target, sw):
 def litellm_otel(target, sw):
     import litellm
     from litellm.integrations.opentelemetry import OpenTelemetry, OpenTelemetryConfig
-    litellm.callbacks = [OpenTelemetry(config=OpenTelemetryConfig(exporter=sw.mem), tracer_provider=sw.provider)]
+
+    litellm.callbacks = [
+        OpenTelemetry(config=OpenTelemetryConfig(exporter=sw.mem), tracer_provider=sw.provider)
+    ]
     return Setup()
 
 
@@ -405,7 +489,10 @@ def litellm_otel_v2(target, sw):
     import litellm
     from litellm.integrations.otel.logger import build_otel_v2_logger
     from litellm.integrations.otel.model.config import OpenTelemetryV2Config
-    litellm.callbacks = [build_otel_v2_logger(config=OpenTelemetryV2Config(), tracer_provider=sw.provider)]
+
+    litellm.callbacks = [
+        build_otel_v2_logger(config=OpenTelemetryV2Config(), tracer_provider=sw.provider)
+    ]
     return Setup()
 
 
@@ -413,6 +500,7 @@ def crewai_native(target, sw):
     """crewai's own event-to-span session (the one behind its AMP tracing), with
     our processor instead of its exporter. Semi-private API: a reference point."""
     import uuid
+
     from crewai.telemetry.tracing import telemetry_session
     from opentelemetry import trace
 
@@ -420,9 +508,13 @@ def crewai_native(target, sw):
         def run(*a, **k):
             c = trace.get_current_span().get_span_context()
             up = (c.trace_id, c.span_id) if c.is_valid else None
-            with telemetry_session(str(uuid.uuid4()), "bench", processors=[sw.proc], parent_otel_context=up):
+            with telemetry_session(
+                str(uuid.uuid4()), "bench", processors=[sw.proc], parent_otel_context=up
+            ):
                 return fn(*a, **k)
+
         return run
+
     return Setup(around=around)
 
 
@@ -431,58 +523,161 @@ CAPTURE = {"OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT": "SPAN_ONLY"}
 OURS = {"PYTHONPATH": str(pathlib.Path(__file__).resolve().parents[2] / "src")}
 # name: (venv, targets, setup, extra env, note)
 PEERS = {
-    "none":               ("base", {LC, CR, LL}, none, {}, "no tracing"),
-    "none-again":         ("base", {LC, CR, LL}, none, {}, "A/A control: a second untraced process"),
-    "noop-handler":       ("base", {LC, CR, LL}, _noop(False), {}, "handler/listener that does nothing"),
-    "noop-inline":        ("base", {LC}, _noop(True), {}, "the same with run_inline=True"),
-    "floor-otel":         ("base", {LC, CR, LL}, floor_inline, {}, "bare OTel span + 10 attributes"),
-    "floor-handler":      ("base", {LC}, _floor_handler(False), {}, "minimal callback tracer"),
-    "floor-content":      ("base", {LC}, _floor_handler(True), {}, "the same + input/output messages as JSON"),
-    "slm-adapters":       ("base", {LC, CR, LL}, slm_adapters, OURS, "this package, content off (its default)"),
-    "slm-adapters+content": ("base", {LC, CR, LL}, slm_adapters, CAPTURE | OURS, "this package, content on spans"),
-    "openinference":      ("oi", {LC, CR, LL}, openinference, {}, "Arize OpenInference"),
-    "openinference-ev":   ("oi", {CR}, openinference_events, {}, "OpenInference, event-listener mode"),
-    "openllmetry":        ("tl", {LC, CR}, openllmetry, {}, "Traceloop OpenLLMetry"),
-    "langfuse":           ("lf", {LC}, langfuse, {}, "Langfuse CallbackHandler"),
-    "langsmith-otel":     ("base", {LC}, langsmith_otel, {}, "LangSmith client, tracing_mode=otel"),
-    "logfire":            ("lfi", {LC, LL}, logfire, {}, "Logfire (LangChain through LangSmith-otel; LiteLLM through OpenInference)"),
-    "mlflow":             ("ml", {LC, CR, LL}, mlflow, {"MLFLOW_USE_DEFAULT_TRACER_PROVIDER": "false"}, "MLflow autolog, OTLP path"),
-    "openlit":            ("ol", {LC, CR, LL}, openlit, {}, "OpenLIT (metrics and events off)"),
-    "otel-genai":         ("og", {LC}, otel_genai, {}, "OTel official, content off (its default)"),
+    "none": ("base", {LC, CR, LL}, none, {}, "no tracing"),
+    "none-again": ("base", {LC, CR, LL}, none, {}, "A/A control: a second untraced process"),
+    "noop-handler": ("base", {LC, CR, LL}, _noop(False), {}, "handler/listener that does nothing"),
+    "noop-inline": ("base", {LC}, _noop(True), {}, "the same with run_inline=True"),
+    "floor-otel": ("base", {LC, CR, LL}, floor_inline, {}, "bare OTel span + 10 attributes"),
+    "floor-handler": ("base", {LC}, _floor_handler(False), {}, "minimal callback tracer"),
+    "floor-content": (
+        "base",
+        {LC},
+        _floor_handler(True),
+        {},
+        "the same + input/output messages as JSON",
+    ),
+    "slm-adapters": (
+        "base",
+        {LC, CR, LL},
+        slm_adapters,
+        OURS,
+        "this package, content off (its default)",
+    ),
+    "slm-adapters+content": (
+        "base",
+        {LC, CR, LL},
+        slm_adapters,
+        CAPTURE | OURS,
+        "this package, content on spans",
+    ),
+    "openinference": ("oi", {LC, CR, LL}, openinference, {}, "Arize OpenInference"),
+    "openinference-ev": (
+        "oi",
+        {CR},
+        openinference_events,
+        {},
+        "OpenInference, event-listener mode",
+    ),
+    "openllmetry": ("tl", {LC, CR}, openllmetry, {}, "Traceloop OpenLLMetry"),
+    "langfuse": ("lf", {LC}, langfuse, {}, "Langfuse CallbackHandler"),
+    "langsmith-otel": ("base", {LC}, langsmith_otel, {}, "LangSmith client, tracing_mode=otel"),
+    "logfire": (
+        "lfi",
+        {LC, LL},
+        logfire,
+        {},
+        "Logfire (LangChain through LangSmith-otel; LiteLLM through OpenInference)",
+    ),
+    "mlflow": (
+        "ml",
+        {LC, CR, LL},
+        mlflow,
+        {"MLFLOW_USE_DEFAULT_TRACER_PROVIDER": "false"},
+        "MLflow autolog, OTLP path",
+    ),
+    "openlit": ("ol", {LC, CR, LL}, openlit, {}, "OpenLIT (metrics and events off)"),
+    "otel-genai": ("og", {LC}, otel_genai, {}, "OTel official, content off (its default)"),
     "otel-genai+content": ("og", {LC}, otel_genai, CAPTURE, "OTel official, content on spans"),
-    "litellm-otel":       ("base", {LL}, litellm_otel, {}, "LiteLLM built-in otel callback"),
-    "litellm-otel-v2":    ("base", {LL}, litellm_otel_v2, {"LITELLM_OTEL_V2": "true"}, "LiteLLM built-in otel, V2 flag"),
-    "crewai-native":      ("base", {CR}, crewai_native, {}, "crewai's own TraceSession"),
+    "litellm-otel": ("base", {LL}, litellm_otel, {}, "LiteLLM built-in otel callback"),
+    "litellm-otel-v2": (
+        "base",
+        {LL},
+        litellm_otel_v2,
+        {"LITELLM_OTEL_V2": "true"},
+        "LiteLLM built-in otel, V2 flag",
+    ),
+    "crewai-native": ("base", {CR}, crewai_native, {}, "crewai's own TraceSession"),
 }
 
 # what to time in the import table: host preload, then the peer's import + switch-on
 IMPORTS = {
-    "slm-adapters": ("base", LC, "import sys; sys.path.insert(0, OURS_SRC); from slm_adapters.langchain import CallRecorder; CallRecorder()".replace("OURS_SRC", repr(OURS["PYTHONPATH"]))),
-    "slm-adapters (crewai)": ("base", CR, "import sys; sys.path.insert(0, OURS_SRC); from slm_adapters.crewai import CallRecorder; CallRecorder()".replace("OURS_SRC", repr(OURS["PYTHONPATH"]))),
-    "openinference": ("oi", LC, "from openinference.instrumentation.langchain import LangChainInstrumentor as I; I().instrument()"),
-    "openllmetry": ("tl", LC, "from opentelemetry.instrumentation.langchain import LangchainInstrumentor as I; I().instrument()"),
-    "langfuse": ("lf", LC, "from langfuse import Langfuse; from langfuse.langchain import CallbackHandler"),
-    "langsmith-otel": ("base", LC, "from langsmith import Client; from langchain_core.tracers.langchain import LangChainTracer; from langsmith._internal.otel._otel_exporter import OTELExporter"),
-    "logfire": ("lfi", LC, "import logfire; logfire.configure(send_to_logfire=False, console=False)"),
+    "slm-adapters": (
+        "base",
+        LC,
+        "import sys; sys.path.insert(0, OURS_SRC); from slm_adapters.langchain import CallRecorder; CallRecorder()".replace(
+            "OURS_SRC", repr(OURS["PYTHONPATH"])
+        ),
+    ),
+    "slm-adapters (crewai)": (
+        "base",
+        CR,
+        "import sys; sys.path.insert(0, OURS_SRC); from slm_adapters.crewai import CallRecorder; CallRecorder()".replace(
+            "OURS_SRC", repr(OURS["PYTHONPATH"])
+        ),
+    ),
+    "openinference": (
+        "oi",
+        LC,
+        "from openinference.instrumentation.langchain import LangChainInstrumentor as I; I().instrument()",
+    ),
+    "openllmetry": (
+        "tl",
+        LC,
+        "from opentelemetry.instrumentation.langchain import LangchainInstrumentor as I; I().instrument()",
+    ),
+    "langfuse": (
+        "lf",
+        LC,
+        "from langfuse import Langfuse; from langfuse.langchain import CallbackHandler",
+    ),
+    "langsmith-otel": (
+        "base",
+        LC,
+        "from langsmith import Client; from langchain_core.tracers.langchain import LangChainTracer; from langsmith._internal.otel._otel_exporter import OTELExporter",
+    ),
+    "logfire": (
+        "lfi",
+        LC,
+        "import logfire; logfire.configure(send_to_logfire=False, console=False)",
+    ),
     "mlflow": ("ml", LC, "import mlflow; mlflow.langchain.autolog()"),
     "openlit": ("ol", LC, "import openlit"),
-    "otel-genai": ("og", LC, "from opentelemetry.instrumentation.genai.langchain import LangChainInstrumentor as I; I().instrument()"),
+    "otel-genai": (
+        "og",
+        LC,
+        "from opentelemetry.instrumentation.genai.langchain import LangChainInstrumentor as I; I().instrument()",
+    ),
     "opentelemetry-sdk": ("base", LC, "import opentelemetry.sdk.trace.export"),
-    "otlp-http exporter": ("base", LC, "import opentelemetry.sdk.trace.export; import opentelemetry.exporter.otlp.proto.http.trace_exporter"),
-    "openinference (crewai)": ("oi", CR, "from openinference.instrumentation.crewai import CrewAIInstrumentor as I; I().instrument()"),
-    "openllmetry (crewai)": ("tl", CR, "from opentelemetry.instrumentation.crewai import CrewAIInstrumentor as I; I().instrument()"),
+    "otlp-http exporter": (
+        "base",
+        LC,
+        "import opentelemetry.sdk.trace.export; import opentelemetry.exporter.otlp.proto.http.trace_exporter",
+    ),
+    "openinference (crewai)": (
+        "oi",
+        CR,
+        "from openinference.instrumentation.crewai import CrewAIInstrumentor as I; I().instrument()",
+    ),
+    "openllmetry (crewai)": (
+        "tl",
+        CR,
+        "from opentelemetry.instrumentation.crewai import CrewAIInstrumentor as I; I().instrument()",
+    ),
 }
-HOST_IMPORT = {LC: "import langchain_core.language_models.chat_models, langchain_core.callbacks.manager", CR: "import crewai"}
+HOST_IMPORT = {
+    LC: "import langchain_core.language_models.chat_models, langchain_core.callbacks.manager",
+    CR: "import crewai",
+}
 
 COMMON_ENV = {
     # crewai: silence its own telemetry and its trace upload WITHOUT killing the
     # OTel SDK for everybody (OTEL_SDK_DISABLED would)
-    "CREWAI_DISABLE_TELEMETRY": "true", "CREWAI_DISABLE_TRACKING": "true", "CREWAI_TRACING_ENABLED": "false",
-    "CREWAI_TESTING": "true", "CREWAI_DISABLE_VERSION_CHECK": "true",
-    "LANGSMITH_TRACING": "false", "LANGCHAIN_TRACING_V2": "false",
-    "LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_LOG": "ERROR",
-    "MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "1", "ANONYMIZED_TELEMETRY": "false",
-    "TRACELOOP_TELEMETRY": "false", "LOGFIRE_IGNORE_NO_CONFIG": "1",
-    "PYTHONHASHSEED": "0", "TOKENIZERS_PARALLELISM": "false", "OTEL_PYTHON_LOG_LEVEL": "error",
+    "CREWAI_DISABLE_TELEMETRY": "true",
+    "CREWAI_DISABLE_TRACKING": "true",
+    "CREWAI_TRACING_ENABLED": "false",
+    "CREWAI_TESTING": "true",
+    "CREWAI_DISABLE_VERSION_CHECK": "true",
+    "LANGSMITH_TRACING": "false",
+    "LANGCHAIN_TRACING_V2": "false",
+    "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+    "LITELLM_LOG": "ERROR",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "1",
+    "ANONYMIZED_TELEMETRY": "false",
+    "TRACELOOP_TELEMETRY": "false",
+    "LOGFIRE_IGNORE_NO_CONFIG": "1",
+    "PYTHONHASHSEED": "0",
+    "TOKENIZERS_PARALLELISM": "false",
+    "OTEL_PYTHON_LOG_LEVEL": "error",
     "PYTHONWARNINGS": "ignore",
 }

@@ -89,17 +89,18 @@ def test_wrong_input_is_one_sentence_with_the_remedy(
 @pytest.mark.parametrize("package", ["crewai", "langgraph", "matplotlib", "jinja2"])
 def test_a_missing_package_names_the_command_to_type(package, tmp_path) -> None:
     """Before the run, not after minutes; exit code 2."""
+    framework = "crewai" if package == "crewai" else "langgraph"
     program = f"""
-import sys, importlib.abc, importlib.machinery
+import sys, importlib.abc
 class Absent(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path=None, target=None):
         if name == {package!r} or name.startswith({package!r} + "."):
             raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
 sys.meta_path.insert(0, Absent())
 from slm_adapters import cli, testing
-from slm_adapters.demo import running
-running.load_engine = lambda *_, **__: testing.ScriptedModel(["x"])
-sys.argv = ["slm-adapters", "demo", "--tickets", "1"]
+from slm_adapters.demo import running, stages
+stages.load_engine = running.load_engine = lambda *_, **__: testing.ScriptedModel(["x"])
+sys.argv = ["slm-adapters", "demo", "--tickets", "1", "--framework", {framework!r}]
 cli.main()
 """
     done = run_python(program, tmp_path)

@@ -79,6 +79,7 @@ def report() -> Report:
         tickets=20,
         japanese=1,
         seed=0,
+        processes=2,
         workers=2,
         rows=rows,
         moved=[Moved("crewai", 40, 60, 1000, 300)],

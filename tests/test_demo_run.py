@@ -14,10 +14,12 @@ from rich.console import Console
 from slm_adapters import CallStore
 from slm_adapters.calls import ToolCall
 from slm_adapters.demo.command import show_demo
+from slm_adapters.demo.processes import side_by_side
 from slm_adapters.demo.quiet import quiet
 from slm_adapters.demo.report import SWAPPED
 from slm_adapters.demo.roles import REPLY, TRIAGE
-from slm_adapters.demo.running import DemoError, Settings, run_demo, tickets_for
+from slm_adapters.demo.running import run_demo
+from slm_adapters.demo.settings import DemoError, Settings, tickets_for
 from slm_adapters.demo.standin import StandIn
 from slm_adapters.demo.tickets import generate, write
 from slm_adapters.errors import InvalidReplyError, RequestError
@@ -140,7 +142,7 @@ def test_examples_show_wrong_answers_too(ran) -> None:
     wrong = [example for example in report.examples if not example.right]
     assert [example.ticket.id for example in wrong] == [TICKETS[1].id]
     triage = wrong[0].answers[0]
-    assert triage.problem == "not the expected JSON"
+    assert triage.problem == "not the expected fields"
     assert '"category"' in triage.expected
 
 
@@ -176,9 +178,11 @@ def test_a_second_run_does_not_mix_with_the_first(tmp_path) -> None:
 class NoProgress:
     """Progress that nobody watches."""
 
-    def start(self, title: str, total: int) -> None: ...
+    def start(self, flow: str, title: str, total: int) -> None: ...
 
-    def advance(self) -> None: ...
+    def advance(self, flow: str) -> None: ...
+
+    def warn(self, text: str) -> None: ...
 
 
 def test_a_desk_that_fails_on_the_first_tickets_is_given_up(tmp_path) -> None:
@@ -248,3 +252,20 @@ def test_quiet_puts_everything_back(tmp_path) -> None:
     assert "printed" in log
     assert "logged" in log
     assert warned == ["ours"]
+
+
+class _Dies:
+    """Ends the process that unpickles it, as the kernel does when memory runs out."""
+
+    def __reduce__(self):
+        return os._exit, (9,)
+
+
+def test_processes_side_by_side_report_what_went_wrong(tmp_path) -> None:
+    """A child's wrong input is the parent's; a child that vanished is not waited for."""
+    both = {"output": tmp_path, "count": 1, "slm": "no-such-model-anywhere"}
+    with pytest.raises(RequestError, match=r"no-such-model-anywhere|no-such-llm"):
+        side_by_side(Settings(**both, llm="no-such-llm"), TICKETS[:1], NoProgress())
+    settings = Settings(output=tmp_path, slm=_Dies())
+    with pytest.raises(DemoError, match=r"died \(exit code 9\)"):
+        side_by_side(settings, TICKETS[:1], NoProgress())

@@ -170,7 +170,7 @@ def test_a_look_up_is_right_only_with_the_right_tool_call(tickets) -> None:
     assert verdict(with_order, with_order.order_id) is None
     assert verdict(with_order) == "did not call the tool"
     assert verdict(with_order, "another", with_order.order_id) == "looked up another id"
-    assert verdict(with_order, with_order.order_id, text="{}") == "not the expected JSON"
+    assert verdict(with_order, with_order.order_id, text="{}") == "not the expected fields"
     assert verdict(without, text=expected_lookup(without)) is None
     assert verdict(without, "X-1", text=expected_lookup(without)) == "looked up another id"
 
@@ -180,7 +180,9 @@ def test_json_may_be_spaced_and_ordered_differently() -> None:
     (ticket,) = generate(1)
     spaced = expected_triage(ticket).replace(",", ", \n")
     assert is_right(TRIAGE.name, ticket, Answer(spaced))
-    assert not is_right(TRIAGE.name, ticket, Answer(f"Here it is: {spaced}"))
+    assert problem(TRIAGE.name, ticket, Answer(f"Here it is: {spaced}")) == "not JSON"
+    other = spaced.replace(f'"{ticket.priority}"', '"whenever"')
+    assert problem(TRIAGE.name, ticket, Answer(other)) == "wrong priority"
 
 
 def test_replies_pass_simple_checks_of_language_order_and_status() -> None:

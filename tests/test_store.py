@@ -132,3 +132,24 @@ def test_an_absent_driver_is_named() -> None:
         CallStore("mysql+pymysql://localhost/calls")
     with pytest.raises(StoreError, match="such as postgresql"):
         CallStore("nosuchdb://localhost/calls")
+
+
+def _open_together(location: str, barrier) -> None:
+    from slm_adapters.store.database import CallStore
+
+    barrier.wait()
+    CallStore(location).close()
+
+
+def test_processes_that_start_together_open_the_same_new_store(tmp_path) -> None:
+    """Nobody fails because another process made the table a moment earlier."""
+    context = multiprocessing.get_context("spawn")
+    for turn in range(2):
+        barrier = context.Barrier(4)
+        arguments = (str(tmp_path / f"calls{turn}.db"), barrier)
+        processes = [context.Process(target=_open_together, args=arguments) for _ in range(4)]
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join()
+        assert [process.exitcode for process in processes] == [0, 0, 0, 0]

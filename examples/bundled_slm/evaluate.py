@@ -31,7 +31,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 from slm_adapters.demo.tickets import generate
 
 MODEL_FOLDER = Path(__file__).parents[2] / "src" / "slm_adapters" / "models" / "bundled"
-QUANTIZATIONS = ("none", "int8", "nf4")
+QUANTIZATIONS = ("nf4", "none", "int8")
 SEED = 20_000
 
 
@@ -40,8 +40,19 @@ def heldout(count: int) -> list[Example]:
     rng = random.Random(SEED)
     tickets = generate(count, seed=SEED, split="heldout")
     shapes = ("crew", "graph")
-    examples = [make(rng, t, s) for make in (triage_exact, lookup_exact) for s in shapes for t in tickets]
-    for make in (triage_varied, triage_by_schema, lookup_varied, extract, classify, choose_tool, use_result, copy):
+    examples = [
+        make(rng, t, s) for make in (triage_exact, lookup_exact) for s in shapes for t in tickets
+    ]
+    for make in (
+        triage_varied,
+        triage_by_schema,
+        lookup_varied,
+        extract,
+        classify,
+        choose_tool,
+        use_result,
+        copy,
+    ):
         examples += [make(rng, "heldout") for _ in range(count // 2)]
     return examples
 
@@ -86,7 +97,11 @@ def generated(model: Any, tokenizer: Any, example: Example) -> bool:
     """The same by decoding."""
     for messages, wanted in answers(example):
         prompt = tokenizer.apply_chat_template(
-            messages, tools=example.tools or None, add_generation_prompt=True, return_tensors="pt", return_dict=True
+            messages,
+            tools=example.tools or None,
+            add_generation_prompt=True,
+            return_tensors="pt",
+            return_dict=True,
         )
         output = model.generate(**prompt, max_new_tokens=400, do_sample=False)
         text = tokenizer.decode(output[0, prompt["input_ids"].shape[1] :], skip_special_tokens=True)
@@ -104,7 +119,9 @@ def wilson(hits: int, count: int) -> tuple[float, float]:
     return 100 * max(0.0, middle - half), 100 * min(1.0, middle + half)
 
 
-def evaluate(folder: Path, quantization: str, examples: list[Example], check: Any) -> dict[str, dict[str, float]]:
+def evaluate(
+    folder: Path, quantization: str, examples: list[Example], check: Any
+) -> dict[str, dict[str, float]]:
     """Rows by task and language, and one for the demo's two roles together."""
     model, tokenizer = load(folder, quantization), AutoTokenizer.from_pretrained(folder)
     hits: dict[str, list[bool]] = defaultdict(list)
@@ -129,18 +146,27 @@ def evaluate(folder: Path, quantization: str, examples: list[Example], check: An
 def table(results: dict[str, dict[str, dict[str, float]]]) -> str:
     """The results as Markdown."""
     names = list(next(iter(results.values())))
-    lines = ["| task, language | n | " + " | ".join(results) + " |", "|---|---:|" + "---:|" * len(results)]
+    lines = [
+        "| task, language | n | " + " | ".join(results) + " |",
+        "|---|---:|" + "---:|" * len(results),
+    ]
     for name in names:
-        cells = [f"{r[name]['exact']} ({r[name]['low']}–{r[name]['high']})" for r in results.values()]
-        lines.append(f"| {name} | {next(iter(results.values()))[name]['n']} | " + " | ".join(cells) + " |")
+        cells = [
+            f"{r[name]['exact']} ({r[name]['low']}–{r[name]['high']})" for r in results.values()
+        ]
+        lines.append(
+            f"| {name} | {next(iter(results.values()))[name]['n']} | " + " | ".join(cells) + " |"
+        )
     return "\n".join(lines)
 
 
 def main() -> None:
     """Evaluate, print the table, write the numbers."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", type=Path, default=MODEL_FOLDER)
-    parser.add_argument("--count", type=int, default=300, help="held-out tickets")
+    parser.add_argument("--count", type=int, default=150, help="held-out tickets")
     parser.add_argument("--quantization", choices=QUANTIZATIONS, action="append")
     parser.add_argument("--generate", action="store_true", help="decode token by token (slower)")
     parser.add_argument("--out", type=Path, default=MODEL_FOLDER / "evaluation.json")
@@ -148,9 +174,12 @@ def main() -> None:
     examples = heldout(options.count)
     check = generated if options.generate else likely
     results = {
-        q: evaluate(options.model, q, examples, check) for q in options.quantization or QUANTIZATIONS
+        q: evaluate(options.model, q, examples, check)
+        for q in options.quantization or QUANTIZATIONS
     }
-    options.out.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    options.out.write_text(
+        json.dumps(results, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
+    )
     print(table(results))
 
 

@@ -21,63 +21,270 @@ from slm_adapters.demo.tickets import Split, fill, pick
 # key variants | description | kind | English sentences | Japanese sentences; the last sentence of
 # each language is held out.
 CONCEPTS: tuple[tuple[str, str, str, tuple[str, ...], tuple[str, ...]], ...] = (
-    ("sender name from_name customer person", "who wrote it", "name",
-     ("My name is {}.", "I am {}.", "This is {} writing.", "Signed: {}", "Regards, {}"),
-     ("{}と申します。", "私は{}です。", "差出人: {}", "{}より")),
-    ("contact contact_person responsible manager", "the person to contact", "name",
-     ("Please ask for {}.", "Our contact is {}.", "{} is responsible for it.", "The manager is {}.", "Talk to {} about it."),
-     ("担当は{}です。", "責任者は{}さんです。", "窓口: {}", "{}までご連絡ください。")),
-    ("company organisation firm employer", "the company", "company",
-     ("I work for {}.", "We are {}.", "The firm is called {}.", "Company: {}", "I write on behalf of {}."),
-     ("{}の者です。", "会社名は{}です。", "{}で働いています。", "勤務先: {}")),
-    ("email mail email_address", "mail address", "email",
-     ("My email is {}.", "Write to {}.", "You can mail me at {}.", "E-mail: {}", "Send the answer to {} please."),
-     ("メールは{}です。", "{}までメールをください。", "メールアドレス: {}", "返信先は{}でお願いします。")),
-    ("phone phone_number tel telephone", "phone number", "phone",
-     ("Call me at {}.", "My phone number is {}.", "Tel: {}", "You reach me under {}.", "Ring {} any time."),
-     ("電話は{}です。", "電話番号: {}", "{}にお電話ください。", "連絡先の電話は{}になります。")),
-    ("city town place location", "the city", "city",
-     ("I live in {}.", "Our office is in {}.", "Please deliver it to {}.", "City: {}", "We are based in {}."),
-     ("{}に住んでいます。", "事務所は{}にあります。", "届け先は{}です。", "所在地: {}")),
-    ("order_id order_number order", "order number", "id",
-     ("My order number is {}.", "It is about order {}.", "Order: {}", "Order no. {}", "The order has the id {}."),
-     ("注文番号は{}です。", "注文番号: {}", "注文{}の件です。", "オーダーは{}になります。")),
-    ("invoice_number invoice invoice_id bill_no", "invoice number", "id",
-     ("The invoice number is {}.", "Invoice: {}", "I got invoice {}.", "See bill no. {}.", "You sent us the invoice {}."),
-     ("請求書番号は{}です。", "請求書番号: {}", "請求書{}を受け取りました。", "請求書には{}とあります。")),
-    ("customer_id customer_number client_id", "customer number", "id",
-     ("My customer number is {}.", "Customer id: {}", "I am customer {}.", "Client no. {}", "You know me as customer {}."),
-     ("会員番号は{}です。", "お客様番号: {}", "顧客番号は{}になります。", "会員番号の欄には{}とあります。")),
-    ("tracking_number tracking tracking_id", "tracking number", "id",
-     ("The tracking number is {}.", "Tracking: {}", "Tracking code {}.", "The parcel has the tracking id {}.", "It is tracked as {}."),
-     ("追跡番号は{}です。", "追跡番号: {}", "荷物の番号は{}です。", "追跡には{}を使っています。")),
-    ("serial_number serial device_id", "serial number", "id",
-     ("The serial number is {}.", "Serial no. {}", "On the back it says {}.", "S/N: {}", "Its serial number reads {}."),
-     ("製造番号は{}です。", "シリアル番号: {}", "裏に{}と書いてあります。", "シリアルは{}でした。")),
-    ("product item article goods", "the product", "item",
-     ("I bought a {}.", "It is about the {}.", "Product: {}", "I ordered the {}.", "My purchase was a {}."),
-     ("{}を買いました。", "商品は{}です。", "品名: {}", "{}を購入しました。")),
-    ("amount total price sum", "the sum of money", "amount",
-     ("The total is {}.", "I paid {}.", "Amount: {}", "It cost {}.", "The price was {}."),
-     ("金額は{}です。", "合計{}でした。", "{}を支払いました。", "代金: {}")),
-    ("order_date date purchase_date ordered_on", "when it was ordered", "date",
-     ("I ordered it on {}.", "Order date: {}", "Bought on {}.", "The order is from {}.", "I placed the order on {}."),
-     ("{}に注文しました。", "注文日: {}", "購入日は{}です。", "注文は{}でした。")),
-    ("due_date deadline due pay_by", "until when", "date",
-     ("It is due on {}.", "The deadline is {}.", "Please pay by {}.", "Due date: {}", "We need it no later than {}."),
-     ("期限は{}です。", "締め切り: {}", "{}までにお願いします。", "支払い期日は{}です。")),
-    ("quantity count number_of_items pieces", "how many", "count",
-     ("I need {} pieces.", "Quantity: {}", "We want {} of them.", "Please send {} units.", "It should be {} in all."),
-     ("{}個お願いします。", "数量: {}", "{}個必要です。", "全部で{}個です。")),
-    ("time hour start_time at", "time of day", "time",
-     ("It starts at {}.", "Come at {}.", "Time: {}", "Let us meet at {}.", "We begin at {}."),
-     ("{}に始まります。", "時間: {}", "{}に来てください。", "開始は{}です。")),
-    ("coupon coupon_code promo_code voucher", "coupon code", "id",
-     ("My coupon is {}.", "Coupon code: {}", "I used the promo code {}.", "Voucher {}.", "The coupon says {}."),
-     ("クーポンは{}です。", "クーポンコード: {}", "{}というクーポンを使いました。", "クーポンには{}とあります。")),
-    ("project code_name topic project_name", "name of the project", "word",
-     ("The project is called {}.", "Project: {}", "It belongs to project {}.", "We named it {}.", "The project goes by {}."),
-     ("プロジェクト名は{}です。", "プロジェクト: {}", "案件名は{}です。", "{}という案件の話です。")),
+    (
+        "sender name from_name customer person",
+        "who wrote it",
+        "name",
+        ("My name is {}.", "I am {}.", "This is {} writing.", "Signed: {}", "Regards, {}"),
+        ("{}と申します。", "私は{}です。", "差出人: {}", "{}より"),
+    ),
+    (
+        "contact contact_person responsible manager",
+        "the person to contact",
+        "name",
+        (
+            "Please ask for {}.",
+            "Our contact is {}.",
+            "{} is responsible for it.",
+            "The manager is {}.",
+            "Talk to {} about it.",
+        ),
+        ("担当は{}です。", "責任者は{}さんです。", "窓口: {}", "{}までご連絡ください。"),
+    ),
+    (
+        "company organisation firm employer",
+        "the company",
+        "company",
+        (
+            "I work for {}.",
+            "We are {}.",
+            "The firm is called {}.",
+            "Company: {}",
+            "I write on behalf of {}.",
+        ),
+        ("{}の者です。", "会社名は{}です。", "{}で働いています。", "勤務先: {}"),
+    ),
+    (
+        "email mail email_address",
+        "mail address",
+        "email",
+        (
+            "My email is {}.",
+            "Write to {}.",
+            "You can mail me at {}.",
+            "E-mail: {}",
+            "Send the answer to {} please.",
+        ),
+        (
+            "メールは{}です。",
+            "{}までメールをください。",
+            "メールアドレス: {}",
+            "返信先は{}でお願いします。",
+        ),
+    ),
+    (
+        "phone phone_number tel telephone",
+        "phone number",
+        "phone",
+        (
+            "Call me at {}.",
+            "My phone number is {}.",
+            "Tel: {}",
+            "You reach me under {}.",
+            "Ring {} any time.",
+        ),
+        ("電話は{}です。", "電話番号: {}", "{}にお電話ください。", "連絡先の電話は{}になります。"),
+    ),
+    (
+        "city town place location",
+        "the city",
+        "city",
+        (
+            "I live in {}.",
+            "Our office is in {}.",
+            "Please deliver it to {}.",
+            "City: {}",
+            "We are based in {}.",
+        ),
+        ("{}に住んでいます。", "事務所は{}にあります。", "届け先は{}です。", "所在地: {}"),
+    ),
+    (
+        "order_id order_number order",
+        "order number",
+        "id",
+        (
+            "My order number is {}.",
+            "It is about order {}.",
+            "Order: {}",
+            "Order no. {}",
+            "The order has the id {}.",
+        ),
+        ("注文番号は{}です。", "注文番号: {}", "注文{}の件です。", "オーダーは{}になります。"),
+    ),
+    (
+        "invoice_number invoice invoice_id bill_no",
+        "invoice number",
+        "id",
+        (
+            "The invoice number is {}.",
+            "Invoice: {}",
+            "I got invoice {}.",
+            "See bill no. {}.",
+            "You sent us the invoice {}.",
+        ),
+        (
+            "請求書番号は{}です。",
+            "請求書番号: {}",
+            "請求書{}を受け取りました。",
+            "請求書には{}とあります。",
+        ),
+    ),
+    (
+        "customer_id customer_number client_id",
+        "customer number",
+        "id",
+        (
+            "My customer number is {}.",
+            "Customer id: {}",
+            "I am customer {}.",
+            "Client no. {}",
+            "You know me as customer {}.",
+        ),
+        (
+            "会員番号は{}です。",
+            "お客様番号: {}",
+            "顧客番号は{}になります。",
+            "会員番号の欄には{}とあります。",
+        ),
+    ),
+    (
+        "tracking_number tracking tracking_id",
+        "tracking number",
+        "id",
+        (
+            "The tracking number is {}.",
+            "Tracking: {}",
+            "Tracking code {}.",
+            "The parcel has the tracking id {}.",
+            "It is tracked as {}.",
+        ),
+        (
+            "追跡番号は{}です。",
+            "追跡番号: {}",
+            "荷物の番号は{}です。",
+            "追跡には{}を使っています。",
+        ),
+    ),
+    (
+        "serial_number serial device_id",
+        "serial number",
+        "id",
+        (
+            "The serial number is {}.",
+            "Serial no. {}",
+            "On the back it says {}.",
+            "S/N: {}",
+            "Its serial number reads {}.",
+        ),
+        (
+            "製造番号は{}です。",
+            "シリアル番号: {}",
+            "裏に{}と書いてあります。",
+            "シリアルは{}でした。",
+        ),
+    ),
+    (
+        "product item article goods",
+        "the product",
+        "item",
+        (
+            "I bought a {}.",
+            "It is about the {}.",
+            "Product: {}",
+            "I ordered the {}.",
+            "My purchase was a {}.",
+        ),
+        ("{}を買いました。", "商品は{}です。", "品名: {}", "{}を購入しました。"),
+    ),
+    (
+        "amount total price sum",
+        "the sum of money",
+        "amount",
+        ("The total is {}.", "I paid {}.", "Amount: {}", "It cost {}.", "The price was {}."),
+        ("金額は{}です。", "合計{}でした。", "{}を支払いました。", "代金: {}"),
+    ),
+    (
+        "order_date date purchase_date ordered_on",
+        "when it was ordered",
+        "date",
+        (
+            "I ordered it on {}.",
+            "Order date: {}",
+            "Bought on {}.",
+            "The order is from {}.",
+            "I placed the order on {}.",
+        ),
+        ("{}に注文しました。", "注文日: {}", "購入日は{}です。", "注文は{}でした。"),
+    ),
+    (
+        "due_date deadline due pay_by",
+        "until when",
+        "date",
+        (
+            "It is due on {}.",
+            "The deadline is {}.",
+            "Please pay by {}.",
+            "Due date: {}",
+            "We need it no later than {}.",
+        ),
+        ("期限は{}です。", "締め切り: {}", "{}までにお願いします。", "支払い期日は{}です。"),
+    ),
+    (
+        "quantity count number_of_items pieces",
+        "how many",
+        "count",
+        (
+            "I need {} pieces.",
+            "Quantity: {}",
+            "We want {} of them.",
+            "Please send {} units.",
+            "It should be {} in all.",
+        ),
+        ("{}個お願いします。", "数量: {}", "{}個必要です。", "全部で{}個です。"),
+    ),
+    (
+        "time hour start_time at",
+        "time of day",
+        "time",
+        ("It starts at {}.", "Come at {}.", "Time: {}", "Let us meet at {}.", "We begin at {}."),
+        ("{}に始まります。", "時間: {}", "{}に来てください。", "開始は{}です。"),
+    ),
+    (
+        "coupon coupon_code promo_code voucher",
+        "coupon code",
+        "id",
+        (
+            "My coupon is {}.",
+            "Coupon code: {}",
+            "I used the promo code {}.",
+            "Voucher {}.",
+            "The coupon says {}.",
+        ),
+        (
+            "クーポンは{}です。",
+            "クーポンコード: {}",
+            "{}というクーポンを使いました。",
+            "クーポンには{}とあります。",
+        ),
+    ),
+    (
+        "project code_name topic project_name",
+        "name of the project",
+        "word",
+        (
+            "The project is called {}.",
+            "Project: {}",
+            "It belongs to project {}.",
+            "We named it {}.",
+            "The project goes by {}.",
+        ),
+        (
+            "プロジェクト名は{}です。",
+            "プロジェクト: {}",
+            "案件名は{}です。",
+            "{}という案件の話です。",
+        ),
+    ),
 )
 JAPANESE_NOUNS = {
     "sender": "[差出人|名前|氏名|お名前]", "contact": "[担当者|担当|責任者|窓口]", "company": "[会社|会社名|勤務先|社名]",
@@ -236,7 +443,9 @@ NATURAL = (
 NO_TOOL = {"en": "None of the tools fits this request.", "ja": "この依頼に合うツールはありません。"}
 
 
-def _text_of(rng: random.Random, language: str, split: Split, count: int) -> tuple[list[tuple[Any, str]], str]:
+def _text_of(
+    rng: random.Random, language: str, split: Split, count: int
+) -> tuple[list[tuple[Any, str]], str]:
     chosen = rng.sample(CONCEPTS, count)
     facts, lines = [], []
     for concept in chosen:
@@ -254,7 +463,11 @@ def _text_of(rng: random.Random, language: str, split: Split, count: int) -> tup
 
 def _framed(rng: random.Random, language: str, concept: tuple[Any, ...]) -> str:
     """A made-up sentence that names the concept by one of its nouns."""
-    noun = rng.choice(concept[0].split()).replace("_", " ") if language == "en" else pick(rng, JAPANESE_NOUNS[concept[0].split()[0]])
+    noun = (
+        rng.choice(concept[0].split()).replace("_", " ")
+        if language == "en"
+        else pick(rng, JAPANESE_NOUNS[concept[0].split()[0]])
+    )
     return fill(rng, rng.choice(FRAMES[language]), {"n": noun, "x": "{}"})
 
 
@@ -275,18 +488,27 @@ def extract(rng: random.Random, split: Split) -> Example:
     answer = {key: wanted[key][2] for key in keys}
     style = rng.random()
     if style < 0.2:
-        return _extract_by_tool(rng, language, text, wanted, {k: v for k, v in answer.items() if v is not None})
+        return _extract_by_tool(
+            rng, language, text, wanted, {k: v for k, v in answer.items() if v is not None}
+        )
     joint = rng.choice(("\n- ", "\n", ", "))
     fields = joint.join(key if rng.random() < 0.2 else f"{key} ({wanted[key][0]})" for key in keys)
     intro = rng.choice(("Extract these fields as JSON", "Read the text and return JSON with", "Fill in the form",
                         "Find the following in the message", "Return a JSON object with these keys"))  # fmt: skip
-    intro += ":" + ("" if joint == ", " else joint.rstrip("- ")) + " " * (joint == ", ") + fields.lstrip()
+    intro += (
+        ":"
+        + ("" if joint == ", " else joint.rstrip("- "))
+        + " " * (joint == ", ")
+        + fields.lstrip()
+    )
     if style < 0.35:
         schema = {"type": "object", "required": keys, "properties": {
             key: {"description": wanted[key][0], "anyOf": [{"type": "string"}, {"type": "null"}]} for key in keys}}  # fmt: skip
         intro = rng.choice(("Answer with JSON of this schema: ", "Format your final answer according to the following "
                             "OpenAPI schema: ")) + rng.choice((dumps, _indented))(schema)  # fmt: skip
-    intro += rng.choice(("", "", "\nUse null for what is missing.", "\nMissing values are null.", " Copy exactly."))
+    intro += rng.choice(
+        ("", "", "\nUse null for what is missing.", "\nMissing values are null.", " Copy exactly.")
+    )
     return Example("extract", language, _wrap(rng, intro, text, compact(answer)))
 
 
@@ -295,13 +517,21 @@ def _indented(value: object) -> str:
 
 
 def _extract_by_tool(
-    rng: random.Random, language: str, text: str, wanted: dict[str, tuple[str, str, str | None]], answer: dict[str, Any]
+    rng: random.Random,
+    language: str,
+    text: str,
+    wanted: dict[str, tuple[str, str, str | None]],
+    answer: dict[str, Any],
 ) -> Example:
     properties = {k: {"type": "string", "description": wanted[k][0]} for k in wanted}
     name = rng.choice("save_form record submit Contact Form Extraction store_fields Result".split())
     schema = {"type": "object", "properties": properties, "required": list(answer)}
-    tool = function_tool(name, rng.choice(("Save the fields of a message.", "The result.", "")), schema)
-    intro = rng.choice(("Save the fields of this message.", f"Call {name} with the fields.", "Extract the data."))
+    tool = function_tool(
+        name, rng.choice(("Save the fields of a message.", "The result.", "")), schema
+    )
+    intro = rng.choice(
+        ("Save the fields of this message.", f"Call {name} with the fields.", "Extract the data.")
+    )
     messages = _wrap(rng, intro, text, "")[:-1]
     ordered = {k: answer[k] for k in wanted if k in answer}
     return Example("extract", language, [*messages, call(name, ordered)], [tool])
@@ -315,7 +545,9 @@ def _wrap(rng: random.Random, intro: str, text: str, answer: str) -> list[Messag
     elif shape < 0.65:
         messages = graph_messages(intro, text)
     else:
-        user = rng.choice((f"{intro}\n\n{text}", f"{text}\n\n{intro}", f"{intro}\n\"\"\"\n{text}\n\"\"\""))
+        user = rng.choice(
+            (f"{intro}\n\n{text}", f"{text}\n\n{intro}", f'{intro}\n"""\n{text}\n"""')
+        )
         messages = [{"role": "user", "content": user}]
     return [*messages, {"role": "assistant", "content": answer}]
 
@@ -343,16 +575,27 @@ def classify(rng: random.Random, split: Split) -> Example:
         labels = [t[0].split()[0] for t in chosen]
     joint = rng.choice((", ", "\n", "\n- ", " | "))
     explained = codes or rng.random() < 0.4
-    listed = joint.join(f"{label}: {t[1]}" if explained else label for label, t in zip(labels, chosen, strict=True))
+    listed = joint.join(
+        f"{label}: {t[1]}" if explained else label for label, t in zip(labels, chosen, strict=True)
+    )
     answer = labels[chosen.index(truth)]
-    intro = rng.choice(("Classify the text. Labels: ", "Choose one label: ", "Which of these fits? ", "Pick the topic. "))
+    intro = rng.choice(
+        (
+            "Classify the text. Labels: ",
+            "Choose one label: ",
+            "Which of these fits? ",
+            "Pick the topic. ",
+        )
+    )
     intro += listed
     if rng.random() < 0.5:
         key = rng.choice(("label", "topic", "class", "category"))
         intro += rng.choice((f'\nAnswer as JSON: {{"{key}": ...}}', f"\nJSON with the key {key}."))
         answer = compact({key: answer})
     else:
-        intro += rng.choice(("\nAnswer with the label only.", "\nOnly the label.", "\nReply with one label."))
+        intro += rng.choice(
+            ("\nAnswer with the label only.", "\nOnly the label.", "\nReply with one label.")
+        )
     return Example("classify", language, _wrap(rng, intro, text, answer))
 
 
@@ -364,7 +607,9 @@ def _heldout_pair(verb: int, thing: int) -> bool:
 class _Made:
     """A composed tool with a request that asks for it."""
 
-    def __init__(self, rng: random.Random, language: str, split: Split, pair: tuple[int, int]) -> None:
+    def __init__(
+        self, rng: random.Random, language: str, split: Split, pair: tuple[int, int]
+    ) -> None:
         verb, thing = VERBS[pair[0]], OBJECTS[pair[1]].split()
         self.pair = pair
         verbs = verb[0].split()
@@ -379,7 +624,9 @@ class _Made:
         phrases = []
         for kind, name in zip(kinds, names, strict=True):
             value: Any = values.value(rng, kind[0], language, split)
-            phrases.append(rng.choice((kind[2] if language == "en" else kind[3]).split("|")).format(value))
+            phrases.append(
+                rng.choice((kind[2] if language == "en" else kind[3]).split("|")).format(value)
+            )
             self.arguments[name] = int(value) if kind[0] == "count" else value
             properties[name] = {"type": "integer" if kind[0] == "count" else "string"}
             if rng.random() < 0.3:
@@ -387,30 +634,51 @@ class _Made:
         article = rng.choice(("a", "the", "this"))
         said = rng.choice(verbs).replace("_", " ")
         if language == "en":
-            self.request = f"{rng.choice(('Please ', '', '', 'Can you ', 'I want to '))}{said} {article} {thing[0]} " + " ".join(phrases)
-            self.request = self.request.strip().capitalize() if not phrases else self.request[0].upper() + self.request[1:]
+            self.request = (
+                f"{rng.choice(('Please ', '', '', 'Can you ', 'I want to '))}{said} {article} {thing[0]} "
+                + " ".join(phrases)
+            )
+            self.request = (
+                self.request.strip().capitalize()
+                if not phrases
+                else self.request[0].upper() + self.request[1:]
+            )
         else:
-            self.request = "".join(phrases) + thing[1] + rng.choice(verb[1].split()) + rng.choice(("ください。", "ほしいです。", "。", "もらえますか。"))
+            self.request = (
+                "".join(phrases)
+                + thing[1]
+                + rng.choice(verb[1].split())
+                + rng.choice(("ください。", "ほしいです。", "。", "もらえますか。"))
+            )
         self.request = self.request.strip()
         text = rng.choice(("{V} a {o}.", "{V} the {o}.", "Use this to {v} a {o}.", "{V}s {o}s."))
         described = rng.choice(verbs).replace("_", " ")
         self.tool = function_tool(
-            self.name, text.format(V=described.capitalize(), v=described, o=thing[0]), parameters(rng, properties)
+            self.name,
+            text.format(V=described.capitalize(), v=described, o=thing[0]),
+            parameters(rng, properties),
         )
 
 
-def _natural(rng: random.Random, language: str, split: Split, index: int) -> tuple[Tool, str, dict[str, Any]]:
+def _natural(
+    rng: random.Random, language: str, split: Split, index: int
+) -> tuple[Tool, str, dict[str, Any]]:
     names, text, kind, english, japanese = NATURAL[index]
     requests = english if language == "en" else japanese
     request = requests[-1] if split == "heldout" else rng.choice(requests[:-1])
     value = values.value(rng, kind, language, split)
-    argument = rng.choice(next((a[1] for a in ARGUMENTS if a[0] == kind), f"{kind} query q").split())
-    tool = function_tool(rng.choice(names.split()), text, parameters(rng, {argument: {"type": "string"}}))
+    argument = rng.choice(
+        next((a[1] for a in ARGUMENTS if a[0] == kind), f"{kind} query q").split()
+    )
+    tool = function_tool(
+        rng.choice(names.split()), text, parameters(rng, {argument: {"type": "string"}})
+    )
     return tool, request.format(value), {argument: value}
 
 
 def _pairs(rng: random.Random, split: Split, count: int) -> list[tuple[int, int]]:
     """Distinct pairs, often sharing the verb or the object with the first one."""
+
     def draw() -> tuple[int, int]:
         return rng.randrange(len(VERBS)), rng.randrange(len(OBJECTS))
 
@@ -445,26 +713,63 @@ def choose_tool(rng: random.Random, split: Split) -> Example:
     rng.shuffle(tools)
     if len({tool["function"]["name"] for tool in tools}) < len(tools):
         tools = [right] if fits else tools[:1]
-    intro = rng.choice(("You are a helpful assistant.", "Use the tools.", "You run the office.", "Call the right tool.", ""))
+    intro = rng.choice(
+        (
+            "You are a helpful assistant.",
+            "Use the tools.",
+            "You run the office.",
+            "Call the right tool.",
+            "",
+        )
+    )
     refusal = NO_TOOL[language]
     if rng.random() < 0.4:
-        refusal = rng.choice(("none", "NO_TOOL", "I cannot do that.", "null", '{"tool":null}', "できません。", values.word(rng)))
-        intro += rng.choice((f" If no tool fits, answer: {refusal}", f" Answer {refusal} if there is no tool for it."))
+        refusal = rng.choice(
+            (
+                "none",
+                "NO_TOOL",
+                "I cannot do that.",
+                "null",
+                '{"tool":null}',
+                "できません。",
+                values.word(rng),
+            )
+        )
+        intro += rng.choice(
+            (
+                f" If no tool fits, answer: {refusal}",
+                f" Answer {refusal} if there is no tool for it.",
+            )
+        )
     intro = intro.strip()
     if intro and rng.random() < 0.35:
-        messages = varied_crew(rng, f"{intro}\n{request}", rng.choice(("The result.", "What the tool returns.")), tools=True)
+        messages = varied_crew(
+            rng,
+            f"{intro}\n{request}",
+            rng.choice(("The result.", "What the tool returns.")),
+            tools=True,
+        )
     else:
-        messages = graph_messages(intro, request) if intro else [{"role": "user", "content": request}]
+        messages = (
+            graph_messages(intro, request) if intro else [{"role": "user", "content": request}]
+        )
     if not fits:
-        return Example("no tool fits", language, [*messages, {"role": "assistant", "content": refusal}], tools)
-    return Example("choose tool", language, [*messages, call(right["function"]["name"], arguments)], tools)
+        return Example(
+            "no tool fits", language, [*messages, {"role": "assistant", "content": refusal}], tools
+        )
+    return Example(
+        "choose tool", language, [*messages, call(right["function"]["name"], arguments)], tools
+    )
 
 
 def use_result(rng: random.Random, split: Split) -> Example:
     """Answer from a tool's result: some of its fields as JSON, or one value in a sentence."""
     language = rng.choice(("en", "en", "ja"))
     made = _Made(rng, language, split, _pairs(rng, split, 1)[0])
-    keys = rng.sample([c[0].split()[0] for c in CONCEPTS] + "status state rating version owner".split(), rng.randint(2, 7))
+    keys = rng.sample(
+        [c[0].split()[0] for c in CONCEPTS] + "status state rating version owner".split(),
+        rng.randint(2, 7),
+    )
     kinds = {c[0].split()[0]: c[2] for c in CONCEPTS}
     record: dict[str, Any] = {}
     for key in keys:
@@ -488,7 +793,12 @@ def use_result(rng: random.Random, split: Split) -> Example:
         messages = graph_messages(intro, made.request)
     messages += [
         call(made.name, made.arguments),
-        {"role": "tool", "tool_call_id": "call_1", "name": made.name, "content": tool_result(rng, record)},
+        {
+            "role": "tool",
+            "tool_call_id": "call_1",
+            "name": made.name,
+            "content": tool_result(rng, record),
+        },
         {"role": "assistant", "content": answer},
     ]
     return Example("use result", language, messages, tools)
@@ -497,11 +807,25 @@ def use_result(rng: random.Random, split: Split) -> Example:
 def copy(rng: random.Random, split: Split) -> Example:
     """Find one line by its key and copy it."""
     language = rng.choice(("en", "en", "ja"))
-    kinds = ("name", "item", "id", "id", "email", "phone", "amount", "date", "city", "company", "word")
+    kinds = (
+        "name",
+        "item",
+        "id",
+        "id",
+        "email",
+        "phone",
+        "amount",
+        "date",
+        "city",
+        "company",
+        "word",
+    )
     rows: dict[str, str] = {}
     count = rng.randint(2, 9) if rng.random() < 0.93 else rng.randint(10, 60)
     while len(rows) < count:
-        key = rng.choice((values.word(rng), values.identifier(rng, split), values.item(rng, language, split)))
+        key = rng.choice(
+            (values.word(rng), values.identifier(rng, split), values.item(rng, language, split))
+        )
         rows[key] = values.value(rng, rng.choice(kinds), language, split)
     form = rng.choice(("{}: {}", "{} = {}", "{} -> {}", "- {}: {}", "| {} | {} |"))
     text = "\n".join(form.format(k, v) for k, v in rows.items())
@@ -517,5 +841,16 @@ def copy(rng: random.Random, split: Split) -> Example:
 
 def general_example(rng: random.Random, split: Split) -> Example:
     """One example of general work."""
-    makers = (extract, extract, extract, classify, classify, choose_tool, choose_tool, choose_tool, use_result, copy)
+    makers = (
+        extract,
+        extract,
+        extract,
+        classify,
+        classify,
+        choose_tool,
+        choose_tool,
+        choose_tool,
+        use_result,
+        copy,
+    )
     return rng.choice(makers)(rng, split)

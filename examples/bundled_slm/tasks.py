@@ -12,7 +12,17 @@ from collections.abc import Callable
 from typing import Any
 
 import values
-from chat import Example, Message, Tool, call, compact, crew_messages, dumps, function_tool, graph_messages
+from chat import (
+    Example,
+    Message,
+    Tool,
+    call,
+    compact,
+    crew_messages,
+    dumps,
+    function_tool,
+    graph_messages,
+)
 from tickets_varied import varied_ticket
 
 from slm_adapters.demo import roles, wordings
@@ -28,33 +38,51 @@ CATEGORY_LABELS = {
 }
 CATEGORY_MEANINGS = {
     "delivery": (
-        "parcel late, lost, or its address", "where the package is", "shipment problems and delivery address",
+        "parcel late, lost, or its address",
+        "where the package is",
+        "shipment problems and delivery address",
         "something has not arrived",
     ),
     "return": (
-        "send back, exchange, cancel, refund", "customer wants to give it back", "returns, refunds, cancellations",
+        "send back, exchange, cancel, refund",
+        "customer wants to give it back",
+        "returns, refunds, cancellations",
         "wants the money back or another size",
     ),
     "damaged": (
-        "broken, faulty or wrong item", "the product does not work or parts are missing", "defects and wrong items",
+        "broken, faulty or wrong item",
+        "the product does not work or parts are missing",
+        "defects and wrong items",
         "arrived broken or stopped working",
     ),
     "billing": (
-        "charge, payment, invoice, discount", "money that was charged, receipts", "problems with the payment",
+        "charge, payment, invoice, discount",
+        "money that was charged, receipts",
+        "problems with the payment",
         "invoices, cards and coupons",
     ),
     "account": (
-        "login, password, profile", "cannot sign in, or change of user data", "user account and password",
+        "login, password, profile",
+        "cannot sign in, or change of user data",
+        "user account and password",
         "access to the account",
     ),
     "question": (
-        "about a product, nothing is wrong", "asks something before buying", "stock, size, warranty questions",
+        "about a product, nothing is wrong",
+        "asks something before buying",
+        "stock, size, warranty questions",
         "wants to know something about a product",
     ),
 }
 PRIORITY_LABELS = (
-    ("high", "normal", "low"), ("urgent", "normal", "relaxed"), ("P1", "P2", "P3"), ("1", "2", "3"),
-    ("high", "medium", "low"), ("A", "B", "C"), ("critical", "standard", "minor"), ("now", "soon", "later"),
+    ("high", "normal", "low"),
+    ("urgent", "normal", "relaxed"),
+    ("P1", "P2", "P3"),
+    ("1", "2", "3"),
+    ("high", "medium", "low"),
+    ("A", "B", "C"),
+    ("critical", "standard", "minor"),
+    ("now", "soon", "later"),
 )
 PRIORITY_MEANINGS = (
     ("urgent, dangerous, or needed by tomorrow", "anything else", "the customer is in no hurry"),
@@ -116,7 +144,9 @@ def triage_exact(rng: random.Random, ticket: Ticket, shape: str) -> Example:
     role = roles.TRIAGE
     if shape == "crew":
         description = role.description.replace("{ticket}", ticket.text)
-        messages = crew_messages(role.name, role.goal, role.backstory, description, role.expected_output)
+        messages = crew_messages(
+            role.name, role.goal, role.backstory, description, role.expected_output
+        )
     else:
         messages = graph_messages(role.system_prompt, ticket.text)
     messages.append({"role": "assistant", "content": roles.expected_triage(ticket)})
@@ -135,7 +165,12 @@ def triage_by_schema(rng: random.Random, split: Split) -> Example:
     }
     name = rng.choice(("Triage", "TriageResult", "TicketTriage", "Result"))
     if rng.random() < 0.5:
-        schema = {"properties": properties, "required": list(properties), "title": name, "type": "object"}
+        schema = {
+            "properties": properties,
+            "required": list(properties),
+            "title": name,
+            "type": "object",
+        }
         if rng.random() < 0.5:
             schema["additionalProperties"] = False
         example = triage_exact(rng, ticket, "crew")
@@ -151,7 +186,11 @@ def triage_by_schema(rng: random.Random, split: Split) -> Example:
         messages = [example.messages[0], {"role": "user", "content": user}, example.messages[2]]
         return Example("triage by schema", ticket.language, messages)
     plain = {n: {k: v for k, v in p.items() if k != "title"} for n, p in properties.items()}
-    tool = function_tool(name, rng.choice(("The triage of a ticket.", "", "Fill in the triage.")), parameters(rng, plain))
+    tool = function_tool(
+        name,
+        rng.choice(("The triage of a ticket.", "", "Fill in the triage.")),
+        parameters(rng, plain),
+    )
     messages = graph_messages(roles.TRIAGE.system_prompt, ticket.text)
     return Example("triage by schema", ticket.language, [*messages, call(name, answer)], [tool])
 
@@ -164,7 +203,8 @@ def triage_varied(rng: random.Random, split: Split) -> Example:
     rng.shuffle(chosen)
     codes = rng.random() < 0.12
     labels = {
-        c: values.identifier(rng)[:4] if codes else rng.choice(CATEGORY_LABELS[c].split()) for c in chosen
+        c: values.identifier(rng)[:4] if codes else rng.choice(CATEGORY_LABELS[c].split())
+        for c in chosen
     }
     if len(set(labels.values())) < len(labels):
         labels = {c: c for c in chosen}
@@ -181,50 +221,90 @@ def triage_varied(rng: random.Random, split: Split) -> Example:
     level_order = rng.sample(("high", "normal", "low"), 3)
     describe = {
         "category": ", ".join(
-            f"{labels[c]} ({rng.choice(CATEGORY_MEANINGS[c])})" if explained else labels[c] for c in chosen
+            f"{labels[c]} ({rng.choice(CATEGORY_MEANINGS[c])})" if explained else labels[c]
+            for c in chosen
         ),
         "priority": ", ".join(f"{levels[p]} ({meanings[p]})" for p in level_order),
         "language": f"{tongues[0]} or {tongues[1]}",
         "order_id": rng.choice(
-            ("id of the order that the ticket is about, copied exactly, or null", "the order's id, or null",
-             "exact id of the order; null if there is none")
+            (
+                "id of the order that the ticket is about, copied exactly, or null",
+                "the order's id, or null",
+                "exact id of the order; null if there is none",
+            )
         ),
     }
     fields = rng.sample(list(truth), rng.choice((1, 2, 3, 4, 4)))
     if fields in (["category"], ["priority"]) and rng.random() < 0.7:
-        intro = rng.choice(("Classify this ticket", "Choose one label for the message", "Sort the mail below"))
+        intro = rng.choice(
+            ("Classify this ticket", "Choose one label for the message", "Sort the mail below")
+        )
         intro += f". Answer with the label only.\n{describe[fields[0]]}"
-        return _framed(rng, "triage varied", ticket, intro, rng.choice(("One label.", "The label only.")), truth[fields[0]])
+        return _framed(
+            rng,
+            "triage varied",
+            ticket,
+            intro,
+            rng.choice(("One label.", "The label only.")),
+            truth[fields[0]],
+        )
     names = {f: f if rng.random() < 0.5 else rng.choice(FIELD_NAMES[f]) for f in fields}
     if len(set(names.values())) < len(names):
         names = {f: f for f in fields}
     joint = rng.choice(("\n", "\n", "\n- "))
     intro = rng.choice(
-        ("Triage this support ticket.", "Read the customer's message and fill in the fields.", "Sort this mail.",
-         "Classify the ticket as JSON.", "You handle incoming mail. Return JSON.", "Extract the fields.")
+        (
+            "Triage this support ticket.",
+            "Read the customer's message and fill in the fields.",
+            "Sort this mail.",
+            "Classify the ticket as JSON.",
+            "You handle incoming mail. Return JSON.",
+            "Extract the fields.",
+        )
     )
     intro += "".join(f"{joint}{names[f]}: {describe[f]}" for f in fields)
     answer = compact({names[f]: truth[f] for f in fields})
-    expected = rng.choice(("One line of JSON with the keys ", "JSON with ", "A JSON object: ", "Compact JSON with keys "))
-    return _framed(rng, "triage varied", ticket, intro, expected + ", ".join(names.values()) + ".", answer)
+    expected = rng.choice(
+        (
+            "One line of JSON with the keys ",
+            "JSON with ",
+            "A JSON object: ",
+            "Compact JSON with keys ",
+        )
+    )
+    return _framed(
+        rng, "triage varied", ticket, intro, expected + ", ".join(names.values()) + ".", answer
+    )
 
 
-def _framed(rng: random.Random, task: str, ticket: Ticket, intro: str, expected: str, answer: str) -> Example:
+def _framed(
+    rng: random.Random, task: str, ticket: Ticket, intro: str, expected: str, answer: str
+) -> Example:
     shape = rng.random()
     if shape < 0.4:
-        messages = varied_crew(rng, f"{intro}\n\n{rng.choice(('Ticket', 'Message', 'Mail', 'Text'))}:\n{ticket.text}", expected)
+        messages = varied_crew(
+            rng,
+            f"{intro}\n\n{rng.choice(('Ticket', 'Message', 'Mail', 'Text'))}:\n{ticket.text}",
+            expected,
+        )
     elif shape < 0.75:
-        messages = graph_messages(f"{intro}\n\n{rng.choice(('', 'Answer with: ', 'Output: '))}{expected}", ticket.text)
+        messages = graph_messages(
+            f"{intro}\n\n{rng.choice(('', 'Answer with: ', 'Output: '))}{expected}", ticket.text
+        )
     else:
-        user = rng.choice((f"{intro}\n\n{expected}\n\n{ticket.text}", f"{ticket.text}\n\n{intro}\n\n{expected}"))
+        user = rng.choice(
+            (f"{intro}\n\n{expected}\n\n{ticket.text}", f"{ticket.text}\n\n{intro}\n\n{expected}")
+        )
         messages = [{"role": "user", "content": user}]
     messages.append({"role": "assistant", "content": answer})
     return Example(task, ticket.language, messages)
 
 
 ROLE_WORDS = (
-    ("Clerk", "Keep the desk clean", "You work at a help desk."), ("Researcher", "Find the facts", "You are precise."),
-    ("Assistant", "Help the team", "You support a small team."), ("Data entry", "Fill in forms without mistakes", ""),
+    ("Clerk", "Keep the desk clean", "You work at a help desk."),
+    ("Researcher", "Find the facts", "You are precise."),
+    ("Assistant", "Help the team", "You support a small team."),
+    ("Data entry", "Fill in forms without mistakes", ""),
     ("Dispatcher", "Send every message to the right place", "You know every department."),
     ("Analyst", "Turn text into data", "You have read thousands of mails."),
     ("Operator", "Use the right tool at the right time", "You run the tools of the company."),
@@ -232,7 +312,12 @@ ROLE_WORDS = (
 
 
 def varied_crew(
-    rng: random.Random, description: str, expected: str, *, context: str | None = None, tools: bool = False
+    rng: random.Random,
+    description: str,
+    expected: str,
+    *,
+    context: str | None = None,
+    tools: bool = False,
 ) -> list[Message]:
     """A CrewAI task under some other role."""
     role, goal, backstory = rng.choice(ROLE_WORDS)
@@ -261,23 +346,37 @@ def tool_result(rng: random.Random, record: dict[str, Any] | OrderRecord | None)
 EMPTY_ORDER = compact(dict.fromkeys(("order_id", "item", "status", "eta")))
 
 
-def lookup_exact(rng: random.Random, ticket: Ticket, shape: str, *, varied_result: bool = False) -> Example:
+def lookup_exact(
+    rng: random.Random, ticket: Ticket, shape: str, *, varied_result: bool = False
+) -> Example:
     """The demo's look-up: the call, the result, the answer; or the answer alone without an id."""
     role = roles.LOOKUP
     if shape == "crew":
         description = role.description.replace("{ticket}", ticket.text)
         context = roles.expected_triage(ticket)
         messages = crew_messages(
-            role.name, role.goal, role.backstory, description, role.expected_output, context=context, tools=True
+            role.name,
+            role.goal,
+            role.backstory,
+            description,
+            role.expected_output,
+            context=context,
+            tools=True,
         )
     else:
         messages = graph_messages(role.system_prompt, ticket.text)
     order = ticket.order
     if order is None:
         messages.append({"role": "assistant", "content": EMPTY_ORDER})
-        return Example(f"look-up, no order ({shape})", ticket.language, messages, [crew_tool(shape)])
+        return Example(
+            f"look-up, no order ({shape})", ticket.language, messages, [crew_tool(shape)]
+        )
     found = None if varied_result and rng.random() < 0.06 else order
-    result = tool_result(rng, found) if varied_result else roles.lookup_order({order["order_id"]: order}, order["order_id"])
+    result = (
+        tool_result(rng, found)
+        if varied_result
+        else roles.lookup_order({order["order_id"]: order}, order["order_id"])
+    )
     messages += [
         call(roles.TOOL_NAME, {"order_id": order["order_id"]}),
         {"role": "tool", "tool_call_id": "call_1", "name": roles.TOOL_NAME, "content": result},
@@ -302,15 +401,24 @@ def crew_tool(shape: str) -> Tool:
 ORDER_TOOLS = "lookup_order find_order get_order order_status fetch_order search_orders order_details query_order".split()
 ORDER_ARGUMENTS = "order_id order_number id order_no orderId number reference".split()
 ORDER_TEXTS = (
-    "Look up an order by its id.", "Returns the order with this number.", "Order details.", "Find one order.",
-    "Gets the status of an order.", roles.TOOL_DESCRIPTION,
+    "Look up an order by its id.",
+    "Returns the order with this number.",
+    "Order details.",
+    "Find one order.",
+    "Gets the status of an order.",
+    roles.TOOL_DESCRIPTION,
 )
 OTHER_TOOLS = (
-    ("refund_payment", "Refund a payment.", "payment_id"), ("send_email", "Send a mail to an address.", "address"),
-    ("search_docs", "Search the manuals.", "query"), ("get_weather", "Weather of a city.", "city"),
-    ("reset_password", "Send a new password to a user.", "user"), ("track_parcel", "Track a parcel.", "tracking_number"),
-    ("find_customer", "Find a customer by phone number.", "phone"), ("check_stock", "How many are in stock.", "item"),
-    ("get_invoice", "Get an invoice by its number.", "invoice_number"), ("close_ticket", "Close a ticket.", "ticket_id"),
+    ("refund_payment", "Refund a payment.", "payment_id"),
+    ("send_email", "Send a mail to an address.", "address"),
+    ("search_docs", "Search the manuals.", "query"),
+    ("get_weather", "Weather of a city.", "city"),
+    ("reset_password", "Send a new password to a user.", "user"),
+    ("track_parcel", "Track a parcel.", "tracking_number"),
+    ("find_customer", "Find a customer by phone number.", "phone"),
+    ("check_stock", "How many are in stock.", "item"),
+    ("get_invoice", "Get an invoice by its number.", "invoice_number"),
+    ("close_ticket", "Close a ticket.", "ticket_id"),
 )
 
 
@@ -318,7 +426,12 @@ def parameters(rng: random.Random, properties: dict[str, dict[str, Any]]) -> dic
     """A parameter schema in the style of one framework or another."""
     if rng.random() < 0.4:
         titled = {n: {"title": n.replace("_", " ").title(), **p} for n, p in properties.items()}
-        return {"properties": titled, "required": list(properties), "type": "object", "additionalProperties": False}
+        return {
+            "properties": titled,
+            "required": list(properties),
+            "type": "object",
+            "additionalProperties": False,
+        }
     if rng.random() < 0.5:
         return {"type": "object", "properties": properties, "required": list(properties)}
     return {"properties": properties, "required": list(properties), "type": "object"}
@@ -328,26 +441,46 @@ def lookup_varied(rng: random.Random, split: Split) -> Example:
     """The look-up with other tool names, parameters, distractor tools, fields and framing."""
     ticket = fresh_ticket(rng, split)
     name, argument = rng.choice(ORDER_TOOLS), rng.choice(ORDER_ARGUMENTS)
-    tools = [function_tool(name, rng.choice(ORDER_TEXTS), parameters(rng, {argument: {"type": "string"}}))]
+    tools = [
+        function_tool(
+            name, rng.choice(ORDER_TEXTS), parameters(rng, {argument: {"type": "string"}})
+        )
+    ]
     for other, text, parameter in rng.sample(OTHER_TOOLS, rng.choice((0, 0, 1, 2, 3, 4))):
         tools.append(function_tool(other, text, parameters(rng, {parameter: {"type": "string"}})))
     rng.shuffle(tools)
-    keys = rng.sample(("order_id", "item", "status", "eta", "customer", "carrier", "quantity"), rng.choice((1, 2, 3, 4, 4)))
+    keys = rng.sample(
+        ("order_id", "item", "status", "eta", "customer", "carrier", "quantity"),
+        rng.choice((1, 2, 3, 4, 4)),
+    )
     intro = rng.choice(
-        (f"Look up the order that this support ticket is about: call {name} with its order id, copied exactly. Call "
-         "nothing if the ticket names no order id.",
-         f"Find the order of this ticket with {name}. If there is no order number in the text, use no tool.",
-         "Look up the order behind the message. No call if no order is named.",
-         "Use the tools to find the customer's order. Without an order id, call nothing.")
+        (
+            f"Look up the order that this support ticket is about: call {name} with its order id, copied exactly. Call "
+            "nothing if the ticket names no order id.",
+            f"Find the order of this ticket with {name}. If there is no order number in the text, use no tool.",
+            "Look up the order behind the message. No call if no order is named.",
+            "Use the tools to find the customer's order. Without an order id, call nothing.",
+        )
     )
     expected = rng.choice(
-        ("One line of JSON with the keys {}, copied from the tool's result; all null if there is no order.",
-         "JSON with the keys {} from the result of the tool, null without an order.", "{} as JSON, null if unknown.")
+        (
+            "One line of JSON with the keys {}, copied from the tool's result; all null if there is no order.",
+            "JSON with the keys {} from the result of the tool, null without an order.",
+            "{} as JSON, null if unknown.",
+        )
     ).format(", ".join(keys))
     shape = rng.random()
     if shape < 0.5:
-        context = rng.choice((None, roles.expected_triage(ticket), compact({"category": ticket.category, "priority": ticket.priority})))
-        messages = varied_crew(rng, f"{intro}\n\nTicket:\n{ticket.text}", expected, context=context, tools=True)
+        context = rng.choice(
+            (
+                None,
+                roles.expected_triage(ticket),
+                compact({"category": ticket.category, "priority": ticket.priority}),
+            )
+        )
+        messages = varied_crew(
+            rng, f"{intro}\n\nTicket:\n{ticket.text}", expected, context=context, tools=True
+        )
     elif shape < 0.8:
         messages = graph_messages(f"{intro}\n\n{expected}", ticket.text)
     else:
@@ -361,7 +494,12 @@ def lookup_varied(rng: random.Random, split: Split) -> Example:
     answer = compact({key: order[key] for key in keys}) if found else empty  # type: ignore[literal-required]
     messages += [
         call(name, {argument: order["order_id"]}),
-        {"role": "tool", "tool_call_id": "call_1", "name": name, "content": tool_result(rng, found)},
+        {
+            "role": "tool",
+            "tool_call_id": "call_1",
+            "name": name,
+            "content": tool_result(rng, found),
+        },
         {"role": "assistant", "content": answer},
     ]
     return Example("look-up varied", ticket.language, messages, tools)

@@ -44,18 +44,20 @@ FRAMES = {
         "[is|stands|I see] {n} {x}.", "with {n} {x}.", "[here is|here comes|I send you|take] [my|the] {n}: {x}[.|]",
         "[the|a] {n} [with|of] the number {x}.", "the {n} in my [mail|app|list] is {x}.", "[look at|check|open] {n} {x} [please|in your list|].",
         "{n} [called|named|numbered] {x}.", "[just for you|for your files|as a note], [the|] {n}[:| is] {x}.", "number of the {n}: {x}",
-        "the number of [my|the] {n} [is|was] {x}.", "the {n} [goes by|runs under|carries|bears] [the number|] {x}.",
+        "the number of [my|the] {n} [is|was] {x}.", "{n} [nr.|num.|#|nbr.] {x}[.|]", "[for|of|in|about] {n} [nr.|num.|#] {x}.",
+        "I [mean|write about|ask about] [my|the] {n} [nr. |num. |#|]{x}.", "the {n} [goes by|runs under|carries|bears] [the number|] {x}.",
     ),
     "ja": (
         "{n}は{x}です。", "{n}: {x}", "{n}:{x}", "{n} {x}", "({n} {x})", "{n}は{x}[になります|でした|と書いてあります|だと思います]。", "{n}が{x}です。",
         "{x}が{n}です。", "{n}「{x}」[です|の件|]。", "[こちらの|私の|下記の]{n}[は|:]{x}[です|]。", "{n}{x}[です|の件です|について]。", "{n}={x}",
-        "[ちなみに|参考までに|念のため]、{n}は{x}です。", "{x}という{n}[です|になります]。", "{n}[には|に]{x}とあります。", "{n}の[欄|所]に{x}とあります。",
+        "[ちなみに|参考までに|念のため]、{n}は{x}です。", "{x}という{n}[です|になります|の件です|で買いました|のものです]。", "{x}、これが{n}です。", "{x}が[私の|今回の|該当の]{n}[です|でした]。",
+        "{x}([これが|上が|]{n})", "{x}[番の|の]{n}です。", "「{x}」という{n}[がありました|を受け取りました|の連絡が来ました]。", "{n}[には|に]{x}とあります。", "{n}の[欄|所]に{x}とあります。",
     ),
 }  # fmt: skip
 SETTLED = {
     "en": (
         "[another|a different|one more|a second|an earlier|the previous] [order|order number|purchase], {x}, [is fine|is done|came|was good|is another matter].",
-        "[not|I do not mean|this is not about] [order|order no.|the order] {x}.", "order {x} [is fine|arrived|is done|was perfect|is another story|came on time].",
+        "[not|I do not mean|this is not about] [order|the order] {x}.", "order {x} [is fine|arrived|is done|was perfect|is another story|came on time].",
         "[my|our] [old|last|other|earlier|previous] order {x} [is fine|was fine|is settled|is not meant|was okay|went well].",
         "[forget|ignore|leave out|never mind] [order|the order|the older order] {x}[, that one is fine|].",
     ),
@@ -72,68 +74,117 @@ def varied_ticket(rng: random.Random) -> Ticket:
     """A training ticket in words that the demo's generator does not have."""
     language: Language = "ja" if rng.random() < 0.35 else "en"
     category, priority = rng.choice(CATEGORIES), rng.choice(PRIORITIES)
-    phrases, around = PHRASES[language], wordings.AROUND[language]["train"]
-    problems = phrases[category] + list(wordings.PROBLEMS[language][category]["train"]["body"])
+    around = wordings.AROUND[language]["train"]
     named = rng.random() < 0.65
-    item, name, order_id = values.item(rng, language), values.name(rng, language), values.identifier(rng)
-    slots = {
-        "item": item, "name": name, "first": name.split()[0], "last": name.split()[-1], "id": order_id,
-        "phone": values.phone(rng), "email": values.email(rng), "date": values.date(rng, language),
-        "amount": values.amount(rng, language), "zip": values.shaped(rng, "99999"),
-        "thing": rng.choice((*around["thing"], "[this|the new|my new] {item}" if language == "en" else "その{item}")),
-        "ref": rng.choice(around["noref"]), "other": values.identifier(rng),
-    }  # fmt: skip
-    slots["thing"] = fill(rng, slots["thing"], slots)
     inline = named and rng.random() < 0.2
-    if inline:
-        slots["ref"] = rng.choice(around["ref"])
-    body = [fill(rng, line, slots) for line in rng.sample(problems, rng.choice((1, 1, 1, 2, 2, 3)))]
-    inline = inline and any(order_id in line for line in body)
-    urgency = phrases[priority] + [line for line in around[priority] if line]
-    if category == "damaged" and priority == "high" and rng.random() < 0.5:
-        urgency = phrases["danger"] + list(around["danger"])
-    if priority != "normal":
-        body.insert(rng.randint(0, len(body)), fill(rng, rng.choice(urgency), slots))
-    if rng.random() < 0.4:
-        body.append(fill(rng, rng.choice(phrases["normal"] + list(around["normal"])), slots))
-    if rng.random() < 0.4:
-        body.insert(0, fill(rng, rng.choice(phrases["opening"] + list(around["opening"])), slots))
-    body = [_noisy(rng, language, line, slots) for line in body if line]
+    slots = _slots(rng, language, inline)
+    body = _sentences(rng, language, category, priority, slots)
+    inline = inline and any(slots["id"] in line for line in body)
     for _ in range(rng.choice((0, 0, 1, 1, 2, 3))):
-        body.insert(rng.randint(0, len(body)), _numbered(rng, language, OTHER_NOUNS, values.identifier(rng)))
+        line = _numbered(rng, language, OTHER_NOUNS, values.identifier(rng))
+        body.insert(rng.randint(0, len(body)), line)
     if named and rng.random() < 0.2:
-        other = values.identifier(rng)
-        body.insert(rng.randint(0, len(body)), fill(rng, rng.choice(SETTLED[language]), {"x": other}))
+        line = fill(rng, rng.choice(SETTLED[language]), {"x": values.identifier(rng)})
+        body.insert(rng.randint(0, len(body)), line)
 
     subject = _subject(rng, language, category, slots)
     tail = [fill(rng, rng.choice(around["bye"]), slots)] if rng.random() < 0.8 else []
     if named and not inline:
-        line = _numbered(rng, language, ORDER_NOUNS, order_id)
-        if rng.random() < 0.35:
-            line = fill(rng, rng.choice(around["order"]), slots)
-        place = rng.random()
-        if place < 0.65:
-            body.insert(rng.randint(0, len(body)), line)
-        elif place < 0.82:
-            subject += rng.choice((" - ", " ", ", ", " (")) + line.rstrip(".。")
-        else:
-            tail.append(line)
+        subject = _place_order(rng, language, slots, subject, body, tail)
     if rng.random() < 0.15:
         tail.append(fill(rng, rng.choice(around["quote"]), slots))
     joint = rng.choice(("", "\n") if language == "ja" else (" ", " ", "\n"))
     lines = [x[:1].upper() + x[1:] if rng.random() < 0.8 else x for x in body]
-    parts = [rng.choice(around["hello"]), joint.join(lines), *tail]
+    parts = [_hello(rng, language, slots), joint.join(lines), *tail]
     head = "件名: " if language == "ja" else "Subject: "
-    text = f"{head}{subject[:1].upper() + subject[1:]}\n\n" + "\n".join(p for p in parts if p) + "\n"
-    order: OrderRecord | None = None
-    if named:
-        status = rng.choice(wordings.STATUSES)
-        order = {
-            "order_id": order_id, "customer": name, "item": item, "quantity": rng.randint(1, 3), "status": status,
-            "carrier": rng.choice(wordings.CARRIERS),
-            "eta": None if status in ("cancelled", "returned") else f"{rng.randint(2024, 2029)}-{rng.randint(1, 12):02}-{rng.randint(1, 28):02}",
-        }  # fmt: skip
-    return Ticket("varied", text, category, priority, language, order)
+    text = f"{head}{subject[:1].upper() + subject[1:]}\n\n" + "\n".join(p for p in parts if p)
+    order = _record(rng, slots) if named else None
+    return Ticket("varied", text + "\n", category, priority, language, order)
+
+
+def _slots(rng: random.Random, language: str, inline: bool) -> dict[str, str]:
+    around = wordings.AROUND[language]["train"]
+    name = values.name(rng, language)
+    thing = "[this|the new|my new] {item}" if language == "en" else "その{item}"
+    slots = {
+        "item": values.item(rng, language),
+        "name": name,
+        "first": name.split()[0],
+        "last": name.split()[-1],
+        "id": values.identifier(rng),
+        "other": values.identifier(rng),
+        "phone": values.phone(rng),
+        "email": values.email(rng),
+        "date": values.date(rng, language),
+        "amount": values.amount(rng, language),
+        "zip": values.shaped(rng, "99999"),
+        "ref": rng.choice(around["ref" if inline else "noref"]),
+        "comma": rng.choice((",", "", "!", ":")),
+    }
+    slots["thing"] = fill(rng, rng.choice((*around["thing"], thing)), slots)
+    return slots
+
+
+def _sentences(
+    rng: random.Random, language: str, category: str, priority: str, slots: dict[str, str]
+) -> list[str]:
+    """The problem, its urgency, and small talk."""
+    phrases, around = PHRASES[language], wordings.AROUND[language]["train"]
+    problems = phrases[category] + list(wordings.PROBLEMS[language][category]["train"]["body"])
+    body = rng.sample(problems, rng.choice((1, 1, 1, 2, 2, 3)))
+    urgency = phrases[priority] + [line for line in around[priority] if line]
+    if category == "damaged" and priority == "high" and rng.random() < 0.5:
+        urgency = phrases["danger"] + list(around["danger"])
+    if priority != "normal":
+        body.insert(rng.randint(0, len(body)), rng.choice(urgency))
+    if rng.random() < 0.4:
+        body.append(rng.choice(phrases["normal"] + list(around["normal"])))
+    if rng.random() < 0.4:
+        body.insert(0, rng.choice(phrases["opening"] + list(around["opening"])))
+    return [_noisy(rng, language, fill(rng, line, slots), slots) for line in body if line]
+
+
+def _place_order(
+    rng: random.Random,
+    language: str,
+    slots: dict[str, str],
+    subject: str,
+    body: list[str],
+    tail: list[str],
+) -> str:
+    """Name the order in the body, after the signature, or in the subject, which is returned."""
+    line = _numbered(rng, language, ORDER_NOUNS, slots["id"])
+    if rng.random() < 0.35:
+        line = fill(rng, rng.choice(wordings.AROUND[language]["train"]["order"]), slots)
+    place = rng.random()
+    if place < 0.65:
+        body.insert(rng.randint(0, len(body)), line)
+    elif place < 0.82:
+        return subject + rng.choice((" - ", " ", ", ", " (")) + line.rstrip(".。")
+    else:
+        tail.append(line)
+    return subject
+
+
+def _hello(rng: random.Random, language: str, slots: dict[str, str]) -> str:
+    if rng.random() < 0.3:
+        return rng.choice(wordings.AROUND[language]["train"]["hello"])
+    hello = fill(rng, rng.choice(PHRASES[language]["hello"]), slots)
+    return hello[:1].upper() + hello[1:]
+
+
+def _record(rng: random.Random, slots: dict[str, str]) -> OrderRecord:
+    status = rng.choice(wordings.STATUSES)
+    eta = f"{rng.randint(2024, 2029)}-{rng.randint(1, 12):02}-{rng.randint(1, 28):02}"
+    return {
+        "order_id": slots["id"],
+        "customer": slots["name"],
+        "item": slots["item"],
+        "quantity": rng.randint(1, 3),
+        "status": status,
+        "carrier": rng.choice(wordings.CARRIERS),
+        "eta": None if status in ("cancelled", "returned") else eta,
+    }
 
 
 def _subject(rng: random.Random, language: str, category: str, slots: dict[str, str]) -> str:
@@ -150,6 +201,8 @@ def _subject(rng: random.Random, language: str, category: str, slots: dict[str, 
 
 def _numbered(rng: random.Random, language: str, nouns: dict[str, str], number: str) -> str:
     noun = rng.choice(nouns[language].split("|"))
+    if language == "en" and rng.random() < 0.2:
+        noun = _typo(rng, noun)
     return fill(rng, rng.choice(FRAMES[language]), {"n": noun, "x": number})
 
 
@@ -158,7 +211,11 @@ def _noisy(rng: random.Random, language: str, line: str, slots: dict[str, str]) 
     if rng.random() < 0.55 or any(slots[k] in line for k in ("id", "other")):
         return line
     if language == "ja":
-        return _KANA.sub(lambda m: "" if rng.random() < 0.1 else m[0], line) if slots["item"] not in line else line
+        return (
+            _KANA.sub(lambda m: "" if rng.random() < 0.1 else m[0], line)
+            if slots["item"] not in line
+            else line
+        )
     words = line.split(" ")
     kind = rng.random()
     if kind < 0.45:
@@ -173,4 +230,10 @@ def _noisy(rng: random.Random, language: str, line: str, slots: dict[str, str]) 
 
 def _typo(rng: random.Random, word: str) -> str:
     at = rng.randrange(len(word))
-    return rng.choice((word[:at] + word[at + 1 :], word[:at] + word[at : at + 1] * 2 + word[at + 1 :], word[:at] + word[at + 1 : at + 2] + word[at : at + 1] + word[at + 2 :]))
+    return rng.choice(
+        (
+            word[:at] + word[at + 1 :],
+            word[:at] + word[at : at + 1] * 2 + word[at + 1 :],
+            word[:at] + word[at + 1 : at + 2] + word[at : at + 1] + word[at + 2 :],
+        )
+    )

@@ -43,8 +43,12 @@ def common_words() -> str:
 
     Grouped by the first letter: trying 400 alternatives at every space would be slow.
     """
-    counts = Counter(word for text in texts(8000) for word in re.findall(r"(?<= )[a-z]+(?![a-z_])", text))
-    copied = {word for split in wordings.ITEMS["en"].values() for item in split for word in item.split()}
+    counts = Counter(
+        word for text in texts(8000) for word in re.findall(r"(?<= )[a-z]+(?![a-z_])", text)
+    )
+    copied = {
+        word for split in wordings.ITEMS["en"].values() for item in split for word in item.split()
+    }
     words = sorted(word for word, _ in counts.most_common(COMMON_WORDS) if word not in copied)
     groups = groupby(words, key=lambda word: word[0])
     return "|".join(f"{first}(?:{'|'.join(word[1:] for word in group)})" for first, group in groups)

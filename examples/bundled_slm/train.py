@@ -147,7 +147,9 @@ def padded(rows: list[tuple[list[int], list[int]]], width: int) -> tuple[Tensor,
     return ids, labels
 
 
-def wanted_logits(model: LlamaForCausalLM, ids: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def wanted_logits(
+    model: LlamaForCausalLM, ids: Tensor, labels: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
     """Logits where the assistant writes, the tokens to write there, and the rows they belong to."""
     hidden = model.model(input_ids=ids.long(), use_cache=False).last_hidden_state
     after = labels[:, 1:].long()
@@ -155,12 +157,19 @@ def wanted_logits(model: LlamaForCausalLM, ids: Tensor, labels: Tensor) -> tuple
     return model.lm_head(hidden[rows, columns]), after[rows, columns], rows
 
 
-def heldout_batches(tokenizer: Tokenizer, count: int, device: str) -> list[tuple[list[str], Tensor, Tensor]]:
+def heldout_batches(
+    tokenizer: Tokenizer, count: int, device: str
+) -> list[tuple[list[str], Tensor, Tensor]]:
     """Held-out examples with their task names."""
     rng = random.Random(11)
     groups: dict[int, list[tuple[str, list[int], list[int]]]] = defaultdict(list)
     tickets = generate(count, seed=5, split="heldout")
-    examples = [f(rng, t, s) for t in tickets for f in (triage_exact, lookup_exact) for s in ("crew", "graph")]
+    examples = [
+        f(rng, t, s)
+        for t in tickets
+        for f in (triage_exact, lookup_exact)
+        for s in ("crew", "graph")
+    ]
     examples += [general_example(rng, "heldout") for _ in range(count * 3)]
     for example in examples:
         ids, labels = encoded(tokenizer, example)
@@ -176,7 +185,9 @@ def heldout_batches(tokenizer: Tokenizer, count: int, device: str) -> list[tuple
 
 
 @torch.no_grad()
-def exact(model: LlamaForCausalLM, batches: list[tuple[list[str], Tensor, Tensor]], device: str) -> dict[str, float]:
+def exact(
+    model: LlamaForCausalLM, batches: list[tuple[list[str], Tensor, Tensor]], device: str
+) -> dict[str, float]:
     """Share of examples per task in which every token is the most likely one."""
     hits: dict[str, list[bool]] = defaultdict(list)
     for names, ids, labels in batches:
@@ -192,7 +203,12 @@ def exact(model: LlamaForCausalLM, batches: list[tuple[list[str], Tensor, Tensor
 def save(model: LlamaForCausalLM, folder: Path, shard: str) -> None:
     """Write bf16 weights."""
     copy = LlamaForCausalLM(model.config).to(torch.bfloat16)
-    copy.load_state_dict({k.replace("_orig_mod.", ""): v.to(torch.bfloat16).cpu() for k, v in model.state_dict().items()})
+    copy.load_state_dict(
+        {
+            k.replace("_orig_mod.", ""): v.to(torch.bfloat16).cpu()
+            for k, v in model.state_dict().items()
+        }
+    )
     copy.generation_config.do_sample = False
     copy.save_pretrained(folder, max_shard_size=shard)
 
@@ -201,9 +217,11 @@ def optimizers(
     model: LlamaForCausalLM, matrices: list[nn.Parameter], rate: float
 ) -> list[torch.optim.Optimizer]:
     """Muon for the matrices, AdamW for the embedding and the norms."""
+    fused = next(model.parameters()).is_cuda
+    if not fused:  # Muon's extra products are what a CPU is short of
+        return [torch.optim.AdamW(model.parameters(), lr=rate, betas=(0.9, 0.98), weight_decay=0.0)]
     known = {id(p) for p in matrices}
     others = [p for p in model.parameters() if id(p) not in known]
-    fused = next(model.parameters()).is_cuda
     return [
         torch.optim.Muon(matrices, lr=rate, weight_decay=0.1, adjust_lr_fn="match_rms_adamw"),
         torch.optim.AdamW(others, lr=rate, betas=(0.9, 0.98), weight_decay=0.0, fused=fused),
@@ -223,9 +241,11 @@ def train(options: argparse.Namespace) -> LlamaForCausalLM:
     feed = iter(loader)
     model = new_model(configuration(tokenizer)).to(device)
     if options.start:
-        model.load_state_dict(LlamaForCausalLM.from_pretrained(options.start).to(torch.float32).state_dict())
+        model.load_state_dict(
+            LlamaForCausalLM.from_pretrained(options.start).to(torch.float32).state_dict()
+        )
     print(f"{sum(p.numel() for p in model.parameters()):,} parameters on {device}", flush=True)
-    if device == "cuda":
+    if options.compile and device == "cuda":
         torch._dynamo.config.suppress_errors = True  # slower is better than stopped
         for layer in model.model.layers:
             layer.compile(dynamic=True)
@@ -257,13 +277,21 @@ def train(options: argparse.Namespace) -> LlamaForCausalLM:
             report = elapsed
             mean = torch.stack(losses).mean().item()
             losses = []
-            print(f"{elapsed:4.0f} s, step {step}, {seen / 1e6:.0f}M tokens, loss {mean:.4f}", flush=True)
+            print(
+                f"{elapsed:4.0f} s, step {step}, {seen / 1e6:.0f}M tokens, loss {mean:.4f}",
+                flush=True,
+            )
             if step > options.warmup:
                 with nf4_weights(matrices, quantized):
                     print("    ", exact(model, tests, device), flush=True)
                 save(model, options.out, options.shard)
     save(model, options.out, options.shard)
-    summary: dict[str, Any] = {"steps": step, "tokens": seen, "seconds": round(time.monotonic() - start), "device": device}
+    summary: dict[str, Any] = {
+        "steps": step,
+        "tokens": seen,
+        "seconds": round(time.monotonic() - start),
+        "device": device,
+    }
     for quantized in (False, True):
         with nf4_weights(matrices, quantized):
             summary["nf4" if quantized else "bf16"] = exact(model, tests, device)
@@ -274,17 +302,29 @@ def train(options: argparse.Namespace) -> LlamaForCausalLM:
 
 def main() -> None:
     """Read the options and train."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--out", type=Path, default=MODEL_FOLDER)
     parser.add_argument("--start", type=Path, help="continue from these weights")
     parser.add_argument("--minutes", type=float, default=9.0)
-    parser.add_argument("--tokens", type=int, default=65_536, help="tokens per step, padding included")
+    parser.add_argument(
+        "--tokens", type=int, default=65_536, help="tokens per step, padding included"
+    )
     parser.add_argument("--rate", type=float, default=2e-3)
     parser.add_argument("--warmup", type=int, default=150, help="steps")
-    parser.add_argument("--nf4-from", type=float, default=0.7, help="fraction of the run before nf4")
+    parser.add_argument(
+        "--nf4-from", type=float, default=0.7, help="fraction of the run before nf4"
+    )
     parser.add_argument("--workers", type=int, default=max(1, (os.cpu_count() or 2) - 2))
     parser.add_argument("--tests", type=int, default=300, help="held-out tickets for the reports")
     parser.add_argument("--every", type=float, default=45.0, help="seconds between reports")
+    parser.add_argument(
+        "--compile",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="pays from minutes on",
+    )
     parser.add_argument("--shard", default="40MB", help="largest weight file")
     parser.add_argument("--seed", type=int, default=1)
     train(parser.parse_args())

@@ -32,8 +32,13 @@ _ADJECTIVES = "red blue black white green small large light heavy soft portable 
 @cache
 def _kanji() -> tuple[list[str], list[str]]:
     """JIS level 1 and level 2 kanji."""
+
     def level(first: int, last: int) -> list[str]:
-        codes = (bytes((row + 160, cell + 160)) for row in range(first, last + 1) for cell in range(1, 95))
+        codes = (
+            bytes((row + 160, cell + 160))
+            for row in range(first, last + 1)
+            for cell in range(1, 95)
+        )
         return [text for code in codes if (text := code.decode("euc_jp", "ignore"))]
 
     return level(16, 47), level(48, 83)
@@ -65,7 +70,9 @@ def kanji(rng: random.Random, count: int) -> str:
 def katakana(rng: random.Random) -> str:
     """An invented katakana word."""
     letters = rng.sample(_KATAKANA, 3) if rng.random() < 0.3 else _KATAKANA
-    return rng.choice(_KATAKANA[:-1]) + "".join(rng.choice(letters) for _ in range(rng.randint(1, 6)))
+    return rng.choice(_KATAKANA[:-1]) + "".join(
+        rng.choice(letters) for _ in range(rng.randint(1, 6))
+    )
 
 
 def hiragana(rng: random.Random) -> str:
@@ -81,7 +88,9 @@ def identifier(rng: random.Random, split: Split = "train") -> str:
         if rng.random() < 0.3:
             return shaped(rng, rng.choice(wordings.SHAPES["train"][rng.choice(("order", "other"))]))
         parts = [
-            rng.choice(("9", "99", "999", "9999", "99999", "A", "AA", "AAA", "A9", "9A", "99A", "A99"))
+            rng.choice(
+                ("9", "99", "999", "9999", "99999", "A", "AA", "AAA", "A9", "9A", "99A", "A99")
+            )
             for _ in range(rng.choice((1, 2, 2, 3, 3, 4)))
         ]
         shape = rng.choice(("-", "-", "-", "", "/", ".", "_")).join(parts)
@@ -89,7 +98,10 @@ def identifier(rng: random.Random, split: Split = "train") -> str:
             digits, letters = "0123456789", "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
             if rng.random() < 0.2:  # ids full of repeats, the hard case of copying
                 digits, letters = "".join(rng.sample(digits, 2)), "".join(rng.sample(letters, 2))
-            return re.sub("[A9]", lambda m: rng.choice(digits if m[0] == "9" else letters), shape)
+            return "".join(
+                rng.choice(digits) if c == "9" else rng.choice(letters) if c == "A" else c
+                for c in shape
+            )
 
 
 def name(rng: random.Random, language: str, split: Split = "train") -> str:
@@ -112,11 +124,25 @@ def item(rng: random.Random, language: str, split: Split = "train") -> str:
     if split == "heldout" or rng.random() < 0.45:
         return known
     if language == "ja":
-        made = rng.choice((katakana(rng), katakana(rng), hiragana(rng), katakana(rng) + known, kanji(rng, 2), kanji(rng, 3)))
-        return made
+        return rng.choice(
+            (
+                katakana(rng),
+                katakana(rng),
+                hiragana(rng),
+                katakana(rng) + known,
+                kanji(rng, 2),
+                kanji(rng, 3),
+            )
+        )
     return rng.choice(
-        (f"{rng.choice(_ADJECTIVES)} {known}", f"{word(rng)} {known.split()[-1]}", f"{word(rng)} {word(rng)}",
-         word(rng), f"{word(rng).capitalize()} {rng.randint(1, 900)}", f"{word(rng).capitalize()} {known}")
+        (
+            f"{rng.choice(_ADJECTIVES)} {known}",
+            f"{word(rng)} {known.split()[-1]}",
+            f"{word(rng)} {word(rng)}",
+            word(rng),
+            f"{word(rng).capitalize()} {rng.randint(1, 900)}",
+            f"{word(rng).capitalize()} {known}",
+        )
     )
 
 
@@ -133,7 +159,9 @@ def company(rng: random.Random, language: str, split: Split = "train") -> str:
     """A company."""
     if language == "ja":
         stem = rng.choice((katakana(rng), kanji(rng, 2)))
-        return rng.choice(("株式会社{}", "{}商事", "{}工業", "有限会社{}", "{}株式会社")).format(stem)
+        return rng.choice(("株式会社{}", "{}商事", "{}工業", "有限会社{}", "{}株式会社")).format(
+            stem
+        )
     stem = name(rng, "en", split).split()[-1]
     return stem + rng.choice((" Ltd", " Inc", " & Sons", " Group", " Foods", " Logistics", " GmbH"))
 
@@ -146,7 +174,9 @@ def phone(rng: random.Random, split: Split = "train") -> str:
 def email(rng: random.Random, split: Split = "train") -> str:
     """A mail address."""
     user = name(rng, "en", split).lower().replace(" ", rng.choice((".", "_", "")))
-    host = rng.choice(("example.com", "mail.example", "example.org", f"{word(rng)}.com", f"{word(rng)}.example"))
+    host = rng.choice(
+        ("example.com", "mail.example", "example.org", f"{word(rng)}.com", f"{word(rng)}.example")
+    )
     return f"{user}{rng.choice(('', rng.randint(1, 99)))}@{host}"
 
 
@@ -165,8 +195,12 @@ def date(rng: random.Random, language: str) -> str:
         return random_date(rng, language)
     year, month, day = rng.randint(2019, 2030), rng.randint(1, 12), rng.randint(1, 28)
     if language == "ja":
-        return rng.choice((f"{year}年{month}月{day}日", f"{year}-{month:02}-{day:02}", f"{year}/{month}/{day}"))
-    return rng.choice((f"{year}-{month:02}-{day:02}", f"{month}/{day}/{year}", f"{day}.{month}.{year}"))
+        return rng.choice(
+            (f"{year}年{month}月{day}日", f"{year}-{month:02}-{day:02}", f"{year}/{month}/{day}")
+        )
+    return rng.choice(
+        (f"{year}-{month:02}-{day:02}", f"{month}/{day}/{year}", f"{day}.{month}.{year}")
+    )
 
 
 def clock(rng: random.Random) -> str:

@@ -2,4 +2,6 @@
 
 from .cli import main
 
-main()
+# Guarded: processes that the demo starts import this file again.
+if __name__ == "__main__":
+    main()

@@ -52,7 +52,7 @@ class Quantization(StrEnum):
 
 @app.command()
 def demo(
-    tickets: Annotated[int, typer.Option(min=1, help="How many support tickets.")] = 250,
+    tickets: Annotated[int, typer.Option(min=1, help="How many support tickets.")] = 200,
     seed: Annotated[int, typer.Option(help="Which tickets are generated.")] = 0,
     framework: Annotated[Framework, typer.Option(help="Run the crew, the graph or both.")] = (
         Framework.both
@@ -71,7 +71,7 @@ def demo(
     quantization: Annotated[
         Quantization, typer.Option(help="How the small model's weights are held.")
     ] = Quantization.nf4,
-    workers: Annotated[int, typer.Option(min=1, help="Tickets worked on at a time.")] = 2,
+    workers: Annotated[int, typer.Option(min=1, help="Tickets at a time in each framework.")] = 1,
     folder: Annotated[
         Path | None,
         typer.Option(
@@ -98,7 +98,7 @@ def demo(
     look-up on the small model. Prints a table per framework and writes a page.
     """
     from .demo.command import show_demo
-    from .demo.running import Settings
+    from .demo.settings import Settings
     from .demo.summary import FLOWS
 
     settings = Settings(

@@ -24,7 +24,8 @@ from . import page
 from .figures import FLOW_NAMES
 from .quiet import quiet
 from .report import Report
-from .running import Settings, run_demo
+from .running import run_demo
+from .settings import LOG, Settings
 from .standin import STAND_IN
 from .summary import calls_per_role_and_model
 from .tables import calls_table, fallback_lines, moved_line, role_table, span_tree
@@ -39,9 +40,9 @@ def show_demo(settings: Settings, console: Console) -> Report:
     _introduce(settings, console)
     with (
         _bars(console) as bars,
-        quiet(settings.output / "demo.log", lambda text: _warn(console, text)),
+        quiet(settings.output / LOG, (progress := _Bars(bars)).warn, _threads(settings)),
     ):
-        report = run_demo(settings, _Bars(bars))
+        report = run_demo(settings, progress)
         path = settings.output / "report.html"
         page.write(report, path)
     _print(report, console)
@@ -79,10 +80,16 @@ def _is_store(path: Path) -> bool:
         return False
 
 
+def _threads(settings: Settings) -> dict[str, str]:
+    # The bundled model is too small for several threads: they would wait for each other, and for
+    # the frameworks, longer than they compute.
+    return {"OMP_NUM_THREADS": "1"} if settings.slm == "bundled" else {}
+
+
 def _make_writable(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "demo.log").touch()
+        (folder / LOG).write_text("", encoding="utf-8")
     except OSError as error:
         raise RequestError(
             f"cannot write into {folder} ({error.strerror}): name another folder with --output."
@@ -108,22 +115,23 @@ class _Bars:
 
     def __init__(self, bars: Progress) -> None:
         self._bars = bars
-        self._task: TaskID | None = None
+        self._tasks: dict[str, TaskID] = {}
 
-    def start(self, title: str, total: int) -> None:
+    def start(self, flow: str, title: str, total: int) -> None:
         """A stage begins; without a total (loading a model), the bar only moves."""
-        self.finish()
-        self._task = self._bars.add_task(title, total=total or None)
+        before = self._tasks.get(flow)
+        if before is not None and self._bars.tasks[before].total is None:
+            self._bars.update(before, visible=False)
+        text = f"{FLOW_NAMES[flow]}, {title}"
+        self._tasks[flow] = self._bars.add_task(text, total=total or None)
 
-    def advance(self) -> None:
+    def advance(self, flow: str) -> None:
         """One more ticket is done."""
-        if self._task is not None:
-            self._bars.advance(self._task)
+        self._bars.advance(self._tasks[flow])
 
-    def finish(self) -> None:
-        """The stage that ran is over."""
-        if self._task is not None and self._bars.tasks[self._task].total is None:
-            self._bars.update(self._task, total=1, completed=1)
+    def warn(self, text: str) -> None:
+        """A warning, above the bars."""
+        self._bars.console.print(f"[yellow]Warning:[/] {escape(text)}", highlight=False)
 
 
 def _bars(console: Console) -> Progress:
@@ -137,10 +145,6 @@ def _bars(console: Console) -> Progress:
         redirect_stdout=False,
         redirect_stderr=False,
     )
-
-
-def _warn(console: Console, text: str) -> None:
-    console.print(f"[yellow]Warning:[/] {escape(text)}", highlight=False)
 
 
 def _print(report: Report, console: Console) -> None:

@@ -6,20 +6,17 @@ import contextlib
 import os
 import queue
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import Any, Final, Protocol
 
 from ..errors import RequestError
 from .report import SWAPPED
 from .roles import ROLES
+from .settings import Settings
 from .standin import StandIn
 from .summary import Flow
 from .tickets import OrderRecord, Ticket
 
-if TYPE_CHECKING:
-    from ..engine.loader import Quantization
-
-__all__ = ["Choice", "Desk", "open_desk"]
+__all__ = ["Desk", "check_key", "open_desk"]
 
 #: Variables with an API key, by the start of the model's name.
 _KEYS: Final = {
@@ -34,23 +31,15 @@ _KEYS: Final = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """Who works: ``llm`` a name or None for the stand-in; ``slm`` a name, path or engine."""
-
-    llm: str | None
-    slm: Any
-    quantization: Quantization
-    workers: int
-
-    def check_key(self) -> None:
-        """Raise ``RequestError`` when the LLM's API key is known to be missing."""
-        for start, variable in _KEYS.items():
-            if self.llm and self.llm.startswith(start) and not os.environ.get(variable):
-                raise RequestError(
-                    f"--llm {self.llm} needs an API key: set {variable}, or leave --llm out to "
-                    "use the scripted stand-in."
-                )
+def check_key(settings: Settings) -> None:
+    """Raise ``RequestError`` when the LLM's API key is known to be missing."""
+    llm = settings.llm or ""
+    for start, variable in _KEYS.items():
+        if llm.startswith(start) and not os.environ.get(variable):
+            raise RequestError(
+                f"--llm {llm} needs an API key: set {variable}, or leave --llm out to use the "
+                "scripted stand-in."
+            )
 
 
 class Desk(Protocol):
@@ -68,14 +57,14 @@ class Desk(Protocol):
 
 def open_desk(
     flow: Flow,
-    choice: Choice,
+    settings: Settings,
     tickets: Sequence[Ticket],
     orders: Mapping[str, OrderRecord],
     recording: Mapping[str, Any],
 ) -> Desk:
     """The desk of one framework; ``recording``: arguments of its ``CallRecorder``."""
     kind = _CrewDesk if flow == "crewai" else _GraphDesk
-    return kind(choice, StandIn(tickets), orders, recording)
+    return kind(settings, StandIn(tickets), orders, recording)
 
 
 class _CrewDesk:
@@ -83,7 +72,7 @@ class _CrewDesk:
 
     def __init__(
         self,
-        choice: Choice,
+        settings: Settings,
         script: StandIn,
         orders: Mapping[str, OrderRecord],
         recording: Mapping[str, Any],
@@ -92,9 +81,9 @@ class _CrewDesk:
         from . import crew
 
         self._answer = crew.answer
-        self._choice = choice
-        self._llm = crew.large_llm(choice.llm) if choice.llm else crew.StandInLLM(script)
-        self._crews = [crew.build_crew(self._llm, orders) for _ in range(choice.workers)]
+        self._settings = settings
+        self._llm = crew.large_llm(settings.llm) if settings.llm else crew.StandInLLM(script)
+        self._crews = [crew.build_crew(self._llm, orders) for _ in range(settings.workers)]
         self._idle: queue.SimpleQueue[Any] = queue.SimpleQueue()
         for each in self._crews:
             self._idle.put(each)
@@ -111,7 +100,8 @@ class _CrewDesk:
     def swapped(self) -> Iterator[None]:
         from ..crewai import SLM, swap
 
-        slm = SLM(self._choice.slm, quantization=self._choice.quantization, fallback=self._llm)
+        how = self._settings.quantization
+        slm = SLM(self._settings.slm, quantization=how, fallback=self._llm)
         with contextlib.ExitStack() as swaps:
             for crew in self._crews:
                 swaps.enter_context(swap(crew, dict.fromkeys(SWAPPED, slm)))
@@ -126,7 +116,7 @@ class _GraphDesk:
 
     def __init__(
         self,
-        choice: Choice,
+        settings: Settings,
         script: StandIn,
         orders: Mapping[str, OrderRecord],
         recording: Mapping[str, Any],
@@ -135,8 +125,10 @@ class _GraphDesk:
         from . import graph
 
         self._build, self._answer = graph.build_graph, graph.answer
-        self._choice, self._orders = choice, orders
-        self._llm = graph.large_llm(choice.llm) if choice.llm else graph.StandInChat(script=script)
+        self._settings, self._orders = settings, orders
+        self._llm = (
+            graph.large_llm(settings.llm) if settings.llm else graph.StandInChat(script=script)
+        )
         self._models = {role.name: self._llm for role in ROLES}
         self._graph = self._build(self._models, orders)
         self._recorder = CallRecorder(**recording)
@@ -148,7 +140,9 @@ class _GraphDesk:
     def swapped(self) -> Iterator[None]:
         from ..langchain import ChatSLM
 
-        slm = ChatSLM(self._choice.slm, quantization=self._choice.quantization, fallback=self._llm)
+        slm = ChatSLM(
+            self._settings.slm, quantization=self._settings.quantization, fallback=self._llm
+        )
         before = self._graph
         self._graph = self._build({**self._models, **dict.fromkeys(SWAPPED, slm)}, self._orders)
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -70,10 +71,20 @@ def problem(role: str, ticket: Ticket, answer: Answer) -> str | None:
     if role == REPLY.name:
         return _reply_problem(ticket, answer.text)
     if not same_answer(answer.text, expected(role, ticket)):
-        return "not the expected JSON"
+        return _wrong_fields(answer.text, expected(role, ticket))
     if role == LOOKUP.name:
         return _look_up_problem(ticket, answer.looked_up)
     return None
+
+
+def _wrong_fields(text: str, wanted: str) -> str:
+    try:
+        given, right = json.loads(text), json.loads(wanted)
+    except ValueError:
+        return "not JSON"
+    if not isinstance(given, dict) or given.keys() != right.keys():
+        return "not the expected fields"
+    return "wrong " + ", ".join(key for key in right if given[key] != right[key])
 
 
 def _look_up_problem(ticket: Ticket, looked_up: Sequence[str]) -> str | None:

@@ -6,7 +6,7 @@ import contextlib
 import logging
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TextIO
 
@@ -22,21 +22,22 @@ _ENVIRONMENT = {
     "TOKENIZERS_PARALLELISM": "false",
     "TRANSFORMERS_VERBOSITY": "error",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-    # torch's threads wait asleep, not spinning: five times faster where others use the cores too
-    "OMP_WAIT_POLICY": "PASSIVE",
 }
 
 
 @contextlib.contextmanager
-def quiet(log: Path, warn: Callable[[str], None]) -> Iterator[None]:
+def quiet(
+    log: Path, warn: Callable[[str], None], environment: Mapping[str, str] | None = None
+) -> Iterator[None]:
     """Send log records, warnings, stdout and stderr to ``log``; our own warnings also to ``warn``.
 
-    Everything is put back at the end.
+    ``environment``: further variables, where they are not set. Everything is put back at the end.
     """
     with contextlib.ExitStack() as undo:
         storage = undo.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True))
-        _set_environment({**_ENVIRONMENT, "CREWAI_STORAGE_DIR": storage}, undo)
-        out = undo.enter_context(log.open("w", encoding="utf-8", errors="replace"))
+        variables = {**_ENVIRONMENT, "CREWAI_STORAGE_DIR": storage, **(environment or {})}
+        _set_environment(variables, undo)
+        out = undo.enter_context(log.open("a", encoding="utf-8", errors="replace"))
         undo.enter_context(contextlib.redirect_stdout(out))
         undo.enter_context(contextlib.redirect_stderr(out))
         _route_logging(out, warn, undo)

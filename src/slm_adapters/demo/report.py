@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -59,6 +60,7 @@ class Report:
     tickets: int
     japanese: int
     seed: int | None
+    processes: int
     workers: int
     rows: list[RoleRow]
     moved: list[Moved]
@@ -107,7 +109,10 @@ class Report:
     def machine(self) -> str:
         """Where it ran, as far as it matters for the figures."""
         python = ".".join(map(str, sys.version_info[:2]))
-        return f"{platform.machine()}, Python {python}, {self.workers} ticket(s) at a time"
+        cores = f"{os.cpu_count()} cores, " if os.cpu_count() else ""
+        apart = f"{self.processes} processes, " if self.processes > 1 else ""
+        at_a_time = f"{self.workers} ticket(s) at a time in each framework"
+        return f"{cores}{platform.machine()}, Python {python}, {apart}{at_a_time}"
 
 
 def make_report(
@@ -119,8 +124,10 @@ def make_report(
     traces: Mapping[str, list[SpanNode]],
     failed: Mapping[str, int],
     seed: int | None,
+    processes: int,
     workers: int,
     wall_s: float,
+    peak_mib: float | None,
 ) -> Report:
     """Compute everything from the records and the tickets' truth."""
     calls = list(calls)
@@ -131,6 +138,7 @@ def make_report(
         tickets=len(tickets),
         japanese=sum(ticket.language == "ja" for ticket in tickets),
         seed=seed,
+        processes=processes,
         workers=workers,
         rows=rows,
         moved=moved(calls),
@@ -138,7 +146,7 @@ def make_report(
         examples=_examples(calls, tickets, rows[0].flow if rows else ""),
         failed=failed,
         wall_s=wall_s,
-        peak_mib=peak_memory_mib(),
+        peak_mib=peak_mib,
     )
 
 

@@ -63,8 +63,8 @@ LOOKUP: Final = Role(
         "copied exactly. Call nothing if the ticket names no order id."
     ),
     expected_output=(
-        "One line of JSON with the keys order_id, item, status, eta, copied from the tool's result; "
-        "all null if there is no order."
+        "One line of JSON with the keys order_id, item, status, eta, copied from the tool's "
+        "result; all null if there is no order."
     ),
 )
 

@@ -102,10 +102,10 @@ def pick(rng: random.Random, template: str) -> str:
 
 
 def fill(rng: random.Random, template: str, values: dict[str, str]) -> str:
-    """Resolve the choices of a template, then its ``{slots}``, which may hold slots themselves."""
+    """Resolve a template's choices and ``{slots}``; what fills a slot may hold more of both."""
     text = pick(rng, template)
     while _SLOT.search(text):
-        text = _SLOT.sub(lambda m: values[m[1]], text)
+        text = pick(rng, _SLOT.sub(lambda m: values[m[1]], text))
     return text
 
 
@@ -123,8 +123,7 @@ def random_date(rng: random.Random, language: str) -> str:
     month, day = rng.randint(1, 12), rng.randint(1, 28)
     if language == "ja":
         return rng.choice((f"{month}月{day}日", f"{month}/{day}"))
-    name = ("January February March April May June July August September October November December"
-            ).split()[month - 1]
+    name = wordings.MONTHS[month - 1]
     return rng.choice((f"{day} {name}", f"{name} {day}", f"{month:02}/{day:02}"))
 
 
@@ -148,22 +147,8 @@ def _compose(rng: random.Random, split: Split, index: int) -> Ticket:
         values["ref"] = rng.choice(around["noref"])
     if place == "sentence":
         body.insert(rng.randint(1, len(body)), rng.choice(around["order"]))
-    noise = rng.sample(around["other"], rng.choice((0, 0, 1, 1, 2)))
-    if named and rng.random() < 0.12:
-        noise.append(rng.choice(around["otherorder"]))
-    for line in noise:
-        # Drawn per line: two numbers in one ticket must not be the same number.
-        number = fill(rng, "{other}", _values(rng, split, language))
-        body.insert(rng.randint(1, len(body)), line.replace("{other}", number))
-    if priority == "normal":
-        body.append(rng.choice(around["normal"]))
-    else:
-        urgency = around[priority]
-        if category == "damaged" and priority == "high" and rng.random() < 0.5:
-            urgency = around["danger"]
-        body.insert(rng.randint(1, len(body)), rng.choice(urgency))
-        if rng.random() < 0.3:
-            body.append(rng.choice([line for line in around["normal"] if "{" not in line]))
+    _add_numbers(rng, split, language, body, named)
+    _add_priority(rng, around, body, category, priority)
     lines = [fill(rng, line, values) for line in body]
 
     subject = fill(rng, rng.choice(problem["subject"]), values).strip()
@@ -174,16 +159,48 @@ def _compose(rng: random.Random, split: Split, index: int) -> Ticket:
         tail.append(fill(rng, rng.choice(around["order"]), values))
     if rng.random() < 0.15:
         tail.append(fill(rng, rng.choice(around["quote"]), values))
-    if language == "ja":
-        text, head = rng.choice(("", "\n")).join(line for line in lines if line), "件名: "
-    else:
-        text, head = rng.choice((" ", " ", "\n")).join(_sentence(x) for x in lines if x), "Subject: "
-        if rng.random() < 0.3:
-            text = _mistype(rng, text)
+    text = _paragraph(rng, language, lines)
     parts = [fill(rng, rng.choice(around["hello"]), values), text, *tail]
+    head = "件名: " if language == "ja" else "Subject: "
     text = f"{head}{_sentence(subject)}\n\n" + "\n".join(part for part in parts if part) + "\n"
     order = _order(rng, values) if named else None
     return Ticket(f"{split}-{index:05}", text, category, priority, language, order)
+
+
+def _add_numbers(
+    rng: random.Random, split: Split, language: Language, body: list[str], named: bool
+) -> None:
+    """Numbers that are no order id, and orders that the ticket is not about."""
+    around = wordings.AROUND[language][split]
+    noise = rng.sample(around["other"], rng.choice((0, 0, 1, 1, 2)))
+    if named and rng.random() < 0.12:
+        noise.append(rng.choice(around["otherorder"]))
+    for line in noise:
+        # Drawn per line: two numbers in one ticket must not be the same number.
+        number = fill(rng, "{other}", _values(rng, split, language))
+        body.insert(rng.randint(1, len(body)), line.replace("{other}", number))
+
+
+def _add_priority(
+    rng: random.Random, around: wordings.Table, body: list[str], category: str, priority: str
+) -> None:
+    """The sentence that decides the priority; a normal ticket has none."""
+    if priority == "normal":
+        body.append(rng.choice(around["normal"]))
+        return
+    urgency = around[priority]
+    if category == "damaged" and priority == "high" and rng.random() < 0.5:
+        urgency = around["danger"]
+    body.insert(rng.randint(1, len(body)), rng.choice(urgency))
+    if rng.random() < 0.3:
+        body.append(rng.choice([line for line in around["normal"] if "{" not in line]))
+
+
+def _paragraph(rng: random.Random, language: Language, lines: list[str]) -> str:
+    if language == "ja":
+        return rng.choice(("", "\n")).join(line for line in lines if line)
+    text = rng.choice((" ", " ", "\n")).join(_sentence(line) for line in lines if line)
+    return _mistype(rng, text) if rng.random() < 0.3 else text
 
 
 def _values(rng: random.Random, split: Split, language: Language) -> dict[str, str]:
@@ -204,7 +221,9 @@ def _values(rng: random.Random, split: Split, language: Language) -> dict[str, s
         "phone": shaped(rng, rng.choice(shapes["phone"])),
         "zip": shaped(rng, "999-9999" if language == "ja" else "99999"),
         "date": random_date(rng, language),
-        "amount": f"{amount * 100:,}円" if language == "ja" else rng.choice("$€£") + f"{amount}.{rng.choice(('00', '50', '99'))}",
+        "amount": f"{amount * 100:,}円"
+        if language == "ja"
+        else rng.choice("$€£") + f"{amount}.{rng.choice(('00', '50', '99'))}",
     }
 
 

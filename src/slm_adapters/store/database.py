@@ -173,7 +173,7 @@ def _open(url: str) -> sa.Engine:
         engine = sa.create_engine(url)
         if engine.dialect.name == "sqlite":
             sa.event.listen(engine, "connect", _use_write_ahead_log)
-        _metadata.create_all(engine)
+        _create_table(engine)
         return engine
     except ModuleNotFoundError as error:
         raise StoreError(
@@ -191,12 +191,21 @@ def _open(url: str) -> sa.Engine:
         ) from error
 
 
+def _create_table(engine: sa.Engine) -> None:
+    try:
+        _metadata.create_all(engine)
+    except SQLAlchemyError:
+        # Another process that started at the same moment may have made it meanwhile.
+        _metadata.create_all(engine)
+
+
 def _use_write_ahead_log(connection: Any, _record: Any) -> None:
     # Readers never block the agent's writes, and two processes can share the file.
     cursor = connection.cursor()
+    # The timeout first: switching the journal mode waits for other processes, too.
+    cursor.execute("PRAGMA busy_timeout=5000")
     cursor.execute("PRAGMA journal_mode=WAL")
     cursor.execute("PRAGMA synchronous=NORMAL")
-    cursor.execute("PRAGMA busy_timeout=5000")
     cursor.close()
 
 

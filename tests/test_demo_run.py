@@ -102,7 +102,10 @@ def test_the_report_is_recomputable_from_the_store(ran) -> None:
 
 @pytest.mark.parametrize(
     ("flow", "root", "parents"),
-    [("crewai", "invoke_workflow Support desk", 2), ("langgraph", "invoke_workflow Support desk", 1)],
+    [
+        ("crewai", "invoke_workflow Support desk", 2),
+        ("langgraph", "invoke_workflow Support desk", 1),
+    ],
 )
 def test_one_ticket_is_shown_as_one_tree(ran, flow, root, parents) -> None:
     """A single root with the three roles in order, the model's and the tool's spans inside."""

@@ -14,8 +14,8 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from .calls import Call, Label, Message, Reply, Tool, ToolCall, Usage, role, run
-    from .errors import SLMAdaptersError
     from .crewai import swap
+    from .errors import SLMAdaptersError
     from .store.database import CallStore
     from .telemetry.export import TraceExport, export_traces
     from .telemetry.recorder import Recorder

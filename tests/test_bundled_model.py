@@ -85,7 +85,7 @@ def test_no_training_phrase_is_a_heldout_template():
                 for text in every(line):
                     seen += 1
                     assert normal(text) not in heldout, text
-    assert seen > 10_000
+    assert seen > 5_000
 
 
 def every(template):

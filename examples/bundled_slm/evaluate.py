@@ -32,7 +32,7 @@ from slm_adapters.demo.tickets import generate
 
 MODEL_FOLDER = Path(__file__).parents[2] / "src" / "slm_adapters" / "models" / "bundled"
 QUANTIZATIONS = ("nf4", "none", "int8")
-SEED = 20_000
+SEED = 31_000
 
 
 def heldout(count: int) -> list[Example]:

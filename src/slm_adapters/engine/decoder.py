@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,7 @@ from ..errors import GenerationError
 from .network import best_network
 from .prefixes import PrefixCache
 from .scheduler import FairLock, Patience
+from .threads import one_thread, suits_one_thread
 
 __all__ = ["Decoder", "Generation", "Sampling"]
 
@@ -48,6 +50,7 @@ class Decoder:
         self._rows = _CPU_ROWS if self.device.type == "cpu" else _GPU_ROWS
         self.network = best_network(model)
         self.croppable = self.network.croppable
+        self._threads = one_thread if suits_one_thread(model) else nullcontext
         self.prefixes = PrefixCache(prefix_budget) if prefix_budget and self.croppable else None
 
     def start(self, prompt: list[int], sampling: Sampling, patience: Patience) -> Generation:
@@ -98,7 +101,7 @@ class Decoder:
         self.lock.acquire(patience)
         try:
             # Per step, not around the loop: a generator must not leak the mode to its consumer.
-            with torch.inference_mode():
+            with torch.inference_mode(), self._threads():
                 return self.network.step(tokens, cache)
         finally:
             self.lock.release()

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from .lean_linear import Linear, joined
+from .lean_linear import Linear, joined, packed_head
 from .prefixes import KeysAndValues
 
 if TYPE_CHECKING:
@@ -37,7 +37,6 @@ class _Shape:
     heads: int
     kv_heads: int
     size: int
-    inner: int
 
     @property
     def groups(self) -> int:
@@ -57,22 +56,23 @@ class _Layer:
 
 
 class LeanCache:
-    """Keys and values ``[1, kv_heads, capacity, size]`` per layer, ``length`` of them in use."""
+    """Keys and values ``[2, 1, kv_heads, capacity, size]`` per layer, ``length`` in use."""
 
-    __slots__ = ("keys", "length", "values")
+    __slots__ = ("layers", "length")
 
-    def __init__(self, keys: list[Any], values: list[Any], length: int) -> None:
-        self.keys, self.values, self.length = keys, values, length
+    def __init__(self, layers: list[Any], length: int = 0) -> None:
+        self.layers, self.length = layers, length
 
     def reserve(self, length: int) -> None:
         """Make room for ``length`` tokens."""
-        if length <= self.keys[0].shape[2]:
+        two, one, heads, capacity, size = self.layers[0].shape
+        if length <= capacity:
             return
         room = -(-length // _BLOCK) * _BLOCK
-        for buffers in (self.keys, self.values):
-            for index, old in enumerate(buffers):
-                buffers[index] = old.new_empty(1, old.shape[1], room, old.shape[3])
-                buffers[index][:, :, : self.length] = old[:, :, : self.length]
+        for index, old in enumerate(self.layers):
+            new = old.new_empty(two, one, heads, room, size)
+            new[..., : self.length, :] = old[..., : self.length, :]
+            self.layers[index] = new
 
 
 class LeanLlama:
@@ -81,17 +81,15 @@ class LeanLlama:
     croppable = True
 
     def __init__(self, model: Any) -> None:
-        """``model``: one that ``_fits``. Its whole weights become views of joined ones."""
+        """``model``: one that ``_fits``; its whole weights are laid out anew, in place."""
         config, body = model.config, model.model
         attention = body.layers[0].self_attn
         size = int(attention.head_dim)
-        self._shape = _Shape(
-            config.num_attention_heads, config.num_key_value_heads, size, config.intermediate_size
-        )
+        self._shape = _Shape(config.num_attention_heads, config.num_key_value_heads, size)
         self._eps = float(config.rms_norm_eps)
         self._embedding = body.embed_tokens.weight
         self._norm = body.norm.weight
-        self._head = joined([model.lm_head])
+        self._head = packed_head(model)
         self._rotary = body.rotary_emb
         self._cos = self._sin = self._embedding.new_empty(0, 1, size)
         self._layers = [_layer(layer, self._shape) for layer in body.layers]
@@ -124,27 +122,25 @@ class LeanLlama:
 
     def new_cache(self, layers: KeysAndValues) -> LeanCache:
         shape, weight = self._shape, self._embedding
-        length = layers[0][0].shape[2] if layers else 0
-        size = (1, shape.kv_heads, length // _BLOCK * _BLOCK + _BLOCK, shape.size)
-        keys = [weight.new_empty(size) for _ in self._layers]
-        values = [weight.new_empty(size) for _ in self._layers]
-        for own_keys, own_values, (kept_keys, kept_values) in zip(
-            keys, values, layers, strict=False
-        ):
-            own_keys[:, :, :length] = kept_keys
-            own_values[:, :, :length] = kept_values
-        return LeanCache(keys, values, length)
+        size = (2, 1, shape.kv_heads, _BLOCK, shape.size)
+        cache = LeanCache([weight.new_empty(size) for _ in self._layers])
+        if layers:
+            length = layers[0][0].shape[2]
+            cache.reserve(length + 1)
+            for own, (keys, values) in zip(cache.layers, layers, strict=True):
+                own[0, ..., :length, :] = keys
+                own[1, ..., :length, :] = values
+            cache.length = length
+        return cache
 
     def layers_of(self, cache: LeanCache) -> KeysAndValues:
-        end = cache.length
-        return [
-            (keys[:, :, :end], values[:, :, :end])
-            for keys, values in zip(cache.keys, cache.values, strict=True)
-        ]
+        used = (layer[..., : cache.length, :] for layer in cache.layers)
+        return [(layer[0], layer[1]) for layer in used]
 
     def step(self, tokens: Sequence[int], cache: LeanCache) -> tuple[Any, LeanCache]:
         import torch
 
+        silu = torch.nn.functional.silu
         start, end = cache.length, cache.length + len(tokens)
         cache.reserve(end)
         cos, sin = self._angles(start, end)
@@ -152,43 +148,36 @@ class LeanLlama:
         if start and len(tokens) > 1:
             mask = torch.ones(len(tokens), end, dtype=torch.bool).tril_(start)
         hidden = torch.nn.functional.embedding(torch.tensor(tokens), self._embedding)
-        for index, layer in enumerate(self._layers):
-            keys = cache.keys[index].narrow(2, 0, end)
-            values = cache.values[index].narrow(2, 0, end)
+        for layer, buffer in zip(self._layers, cache.layers, strict=True):
             normed = self._normed(hidden, layer.before_attention)
-            hidden.add_(self._attend(layer, normed, cos, sin, keys, values, mask))
+            used = buffer.narrow(3, 0, end)
+            hidden.add_(layer.out(self._attend(layer, normed, cos, sin, used, mask)))
             normed = self._normed(hidden, layer.before_mlp)
-            gate_up = layer.gate_up(normed)
-            inner = self._shape.inner
-            gate = torch.nn.functional.silu(gate_up.narrow(1, 0, inner))
-            hidden.add_(layer.down(gate.mul_(gate_up.narrow(1, inner, inner))))
+            gate, up = layer.gate_up(normed).chunk(2, 1)
+            hidden.add_(layer.down(silu(gate).mul_(up)))
         cache.length = end
         return self._head(self._normed(hidden[-1:], self._norm))[0], cache
 
-    def _attend(
-        self, layer: _Layer, normed: Any, cos: Any, sin: Any, keys: Any, values: Any, mask: Any
-    ) -> Any:
-        """``[rows, hidden]`` after attention; writes the rows' keys and values to their places."""
+    def _attend(self, layer: _Layer, normed: Any, cos: Any, sin: Any, used: Any, mask: Any) -> Any:
+        """``[rows, heads * size]``; writes the rows' keys and values to the end of ``used``."""
         import torch
 
-        shape, rows, total = self._shape, normed.shape[0], keys.shape[2]
-        rotated_heads = shape.heads + shape.kv_heads
-        heads = layer.qkv(normed).view(rows, rotated_heads + shape.kv_heads, shape.size)
-        query_key = heads.narrow(1, 0, rotated_heads)
+        shape, rows = self._shape, normed.shape[0]
+        heads = layer.qkv(normed).view(rows, -1, shape.size)
+        turning = heads.narrow(1, 0, shape.heads + shape.kv_heads)
         if layer.head_norm is not None:
-            query_key = self._normed(query_key, layer.head_norm)
-        turned = query_key.roll(shape.size // 2, -1).mul_(sin)
-        query_key = (query_key * cos).add_(turned)
-        written = query_key.narrow(1, shape.heads, shape.kv_heads)
-        keys.narrow(2, total - rows, rows).copy_(written.transpose(0, 1))
-        written = heads.narrow(1, rotated_heads, shape.kv_heads)
-        values.narrow(2, total - rows, rows).copy_(written.transpose(0, 1))
-        query = query_key.narrow(1, 0, shape.heads)
+            turning.copy_(self._normed(turning, layer.head_norm))
+        turned = turning.roll(shape.size // 2, -1).mul_(sin)
+        turning.mul_(cos).add_(turned)
+        new = heads.narrow(1, shape.heads, 2 * shape.kv_heads)
+        new = new.view(rows, 2, 1, shape.kv_heads, shape.size).permute(1, 2, 3, 0, 4)
+        used.narrow(3, used.shape[3] - rows, rows).copy_(new)
+        keys, values = used.unbind(0)
+        query = heads.narrow(1, 0, shape.heads)
         attention = torch.nn.functional.scaled_dot_product_attention
         if rows == 1:
             # The heads of a group are rows of one query: nothing to repeat, nothing to mask.
-            grouped = query.view(1, shape.kv_heads, shape.groups, shape.size)
-            mixed = attention(grouped, keys, values)
+            mixed = attention(query.view(1, shape.kv_heads, -1, shape.size), keys, values)
         else:
             mixed = attention(
                 query.transpose(0, 1).unsqueeze(0),
@@ -197,12 +186,19 @@ class LeanLlama:
                 attn_mask=mask,
                 is_causal=mask is None,
             ).transpose(1, 2)
-        return layer.out(mixed.reshape(rows, shape.heads * shape.size))
+        return mixed.reshape(rows, -1)
 
     def _normed(self, hidden: Any, weight: Any) -> Any:
+        import torch
+
+        # The weight is applied after rounding, as the model does.
         wide = hidden.float()
-        scale = wide.pow(2).mean(-1, keepdim=True).add_(self._eps).rsqrt_()
-        return (wide * scale).to(hidden.dtype).mul_(weight)
+        if hidden.dim() == 2 and hidden.shape[0] == 1:
+            row = wide[0]
+            scale = (float(row.dot(row)) / row.shape[0] + self._eps) ** -0.5
+            return hidden.mul(scale).mul_(weight)
+        wide = torch.nn.functional.rms_norm(wide, hidden.shape[-1:], None, self._eps)
+        return wide.to(hidden.dtype).mul_(weight)
 
     def _angles(self, start: int, end: int) -> tuple[Any, Any]:
         """Cosine and sine ``[rows, 1, size]``; the sine's sign is that of the turned half."""
@@ -229,10 +225,10 @@ def _layer(layer: Any, shape: _Shape) -> _Layer:
     return _Layer(
         layer.input_layernorm.weight,
         layer.post_attention_layernorm.weight,
-        joined([attention.q_proj, attention.k_proj, attention.v_proj]),
-        joined([attention.o_proj]),
-        joined([mlp.gate_proj, mlp.up_proj]),
-        joined([mlp.down_proj]),
+        joined(attention, ["q_proj", "k_proj", "v_proj"]),
+        joined(attention, ["o_proj"]),
+        joined(mlp, ["gate_proj", "up_proj"]),
+        joined(mlp, ["down_proj"]),
         head_norm,
     )
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 from collections.abc import Sequence
 from typing import Any, Protocol
 
 from .prefixes import KeysAndValues
+from .quiet import no_cast_notes
 
 __all__ = ["Network", "TransformersNetwork", "best_network"]
 
@@ -42,6 +44,8 @@ class TransformersNetwork:
         self._model = model
         parameters = inspect.signature(model.forward).parameters
         self._last_only = {"logits_to_keep": 1} if "logits_to_keep" in parameters else {}
+        int8 = getattr(model, "is_loaded_in_8bit", False)
+        self._hushed = no_cast_notes if int8 else contextlib.nullcontext
         self.croppable = _full_attention_only(self.new_cache([]))
 
     def new_cache(self, layers: KeysAndValues) -> Any:
@@ -58,7 +62,10 @@ class TransformersNetwork:
         import torch
 
         ids = torch.tensor([tokens], device=self._model.device)
-        out = self._model(input_ids=ids, past_key_values=cache, use_cache=True, **self._last_only)
+        with self._hushed():
+            out = self._model(
+                input_ids=ids, past_key_values=cache, use_cache=True, **self._last_only
+            )
         return out.logits[0, -1], out.past_key_values
 
     def layers_of(self, cache: Any) -> KeysAndValues:

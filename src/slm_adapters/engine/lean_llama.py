@@ -148,18 +148,28 @@ class LeanLlama:
         if start and len(tokens) > 1:
             mask = torch.ones(len(tokens), end, dtype=torch.bool).tril_(start)
         hidden = torch.nn.functional.embedding(torch.tensor(tokens), self._embedding)
+        final = self._layers[-1]
         for layer, buffer in zip(self._layers, cache.layers, strict=True):
             normed = self._normed(hidden, layer.before_attention)
             used = buffer.narrow(3, 0, end)
-            hidden.add_(layer.out(self._attend(layer, normed, cos, sin, used, mask)))
+            if layer is final:
+                # Of the last layer only the last row is asked for, besides keys and values.
+                hidden, mask = hidden[-1:], None
+            mixed = self._attend(layer, normed, cos, sin, used, mask, hidden.shape[0])
+            hidden.add_(layer.out(mixed))
             normed = self._normed(hidden, layer.before_mlp)
             gate, up = layer.gate_up(normed).chunk(2, 1)
             hidden.add_(layer.down(silu(gate).mul_(up)))
         cache.length = end
-        return self._head(self._normed(hidden[-1:], self._norm))[0], cache
+        return self._head(self._normed(hidden, self._norm))[0], cache
 
-    def _attend(self, layer: _Layer, normed: Any, cos: Any, sin: Any, used: Any, mask: Any) -> Any:
-        """``[rows, heads * size]``; writes the rows' keys and values to the end of ``used``."""
+    def _attend(
+        self, layer: _Layer, normed: Any, cos: Any, sin: Any, used: Any, mask: Any, asked: int
+    ) -> Any:
+        """``[asked, heads * size]``, the last ``asked`` rows, all of them or one.
+
+        Writes the keys and values of every row to the end of ``used``.
+        """
         import torch
 
         shape, rows = self._shape, normed.shape[0]
@@ -173,11 +183,11 @@ class LeanLlama:
         new = new.view(rows, 2, 1, shape.kv_heads, shape.size).permute(1, 2, 3, 0, 4)
         used.narrow(3, used.shape[3] - rows, rows).copy_(new)
         keys, values = used.unbind(0)
-        query = heads.narrow(1, 0, shape.heads)
+        query = heads.narrow(0, rows - asked, asked).narrow(1, 0, shape.heads)
         attention = torch.nn.functional.scaled_dot_product_attention
-        if rows == 1:
+        if asked == 1:
             # The heads of a group are rows of one query: nothing to repeat, nothing to mask.
-            mixed = attention(query.view(1, shape.kv_heads, -1, shape.size), keys, values)
+            mixed = attention(query.reshape(1, shape.kv_heads, -1, shape.size), keys, values)
         else:
             mixed = attention(
                 query.transpose(0, 1).unsqueeze(0),
@@ -186,7 +196,7 @@ class LeanLlama:
                 attn_mask=mask,
                 is_causal=mask is None,
             ).transpose(1, 2)
-        return mixed.reshape(rows, -1)
+        return mixed.reshape(asked, -1)
 
     def _normed(self, hidden: Any, weight: Any) -> Any:
         import torch

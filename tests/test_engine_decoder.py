@@ -219,19 +219,19 @@ def test_cancel_ends_a_prefill_between_its_parts(model: Any) -> None:
     """A long prompt is read in parts, and a cancelled caller does not wait for the last."""
     cancel, parts = threading.Event(), []
     decoder = Decoder(model("llama"))
-    forward = decoder.model.forward
+    forward = decoder.network.step
 
     def counted(*args: Any, **kwargs: Any) -> Any:
         parts.append(1)
         cancel.set()
         return forward(*args, **kwargs)
 
-    decoder.model.forward = counted
+    decoder.network.step = counted
     try:
         with pytest.raises(CancelledGenerationError):
             decoder.start(prompt_of(1000), Sampling(), Patience(cancel=cancel))
     finally:
-        decoder.model.forward = forward
+        decoder.network.step = forward
     assert len(parts) == 1
 
 
@@ -239,7 +239,7 @@ def test_t51_out_of_memory_frees_prefixes_and_tries_again(model: Any) -> None:
     """One failure costs the kept prefixes; a second is a typed error, and the model lives on."""
     decoder = Decoder(model("llama"), prefix_budget=64 << 20)
     expected, _ = reply(decoder, prompt_of(300), 4)
-    forward, failures = decoder.model.forward, [1]
+    forward, failures = decoder.network.step, [1]
 
     def failing(*args: Any, **kwargs: Any) -> Any:
         if failures:
@@ -247,7 +247,7 @@ def test_t51_out_of_memory_frees_prefixes_and_tries_again(model: Any) -> None:
             raise torch.OutOfMemoryError("no room")
         return forward(*args, **kwargs)
 
-    decoder.model.forward = failing
+    decoder.network.step = failing
     try:
         tokens, generation = reply(decoder, prompt_of(300), 4)
         assert (tokens, generation.cached_tokens) == (expected, 0)
@@ -256,4 +256,4 @@ def test_t51_out_of_memory_frees_prefixes_and_tries_again(model: Any) -> None:
             decoder.start(prompt_of(300), Sampling(), Patience())
         assert reply(decoder, prompt_of(300), 4)[0] == expected
     finally:
-        decoder.model.forward = forward
+        decoder.network.step = forward

@@ -96,19 +96,19 @@ def streamed(engine: ChatEngine, request: ChatRequest) -> tuple[list[Chunk], Com
 
 def slow_down(engine: Any, seconds: float) -> Iterator[list[int]]:
     """Make every forward take at least this long; yields the list of forwards made."""
-    model = engine._handle.loaded().decoder.model
-    forward, made = model.forward, []
+    network = engine._handle.loaded().decoder.network
+    forward, made = network.step, []
 
     def slow(*args: Any, **kwargs: Any) -> Any:
         made.append(1)
         time.sleep(seconds)
         return forward(*args, **kwargs)
 
-    model.forward = slow
+    network.step = slow
     try:
         yield made
     finally:
-        model.forward = forward
+        network.step = forward
 
 
 @pytest.fixture

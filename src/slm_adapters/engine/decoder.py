@@ -1,20 +1,22 @@
 """Forward steps of one model: prefill with prefix reuse, then a token at a time.
 
-The KV cache is the one the architecture asks for (full, sliding, convolution, Mamba); prefix
-reuse and split prefills are for full attention only, where a cache can be cut anywhere.
+How a step is computed, and over which cache, is the network's business; prefix reuse and split
+prefills are for networks whose cache can be cut anywhere.
 """
 
 from __future__ import annotations
 
-import inspect
 import time
 from collections.abc import Collection, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 from ..errors import GenerationError
-from .prefixes import KeysAndValues, PrefixCache
+from .network import best_network
+from .prefixes import PrefixCache
 from .scheduler import FairLock, Patience
+from .threads import one_thread, suits_one_thread
 
 __all__ = ["Decoder", "Generation", "Sampling"]
 
@@ -46,9 +48,9 @@ class Decoder:
         self.lock = FairLock()
         self._borders = frozenset(borders)
         self._rows = _CPU_ROWS if self.device.type == "cpu" else _GPU_ROWS
-        parameters = inspect.signature(model.forward).parameters
-        self._last_only = {"logits_to_keep": 1} if "logits_to_keep" in parameters else {}
-        self.croppable = _full_attention_only(self._new_cache())
+        self.network = best_network(model)
+        self.croppable = self.network.croppable
+        self._threads = one_thread if suits_one_thread(model) else nullcontext
         self.prefixes = PrefixCache(prefix_budget) if prefix_budget and self.croppable else None
 
     def start(self, prompt: list[int], sampling: Sampling, patience: Patience) -> Generation:
@@ -88,7 +90,7 @@ class Decoder:
             logits, cache = self.forward(prompt[position:end], cache, patience)
             position = end
         if self.prefixes is not None and cuts and cached < cuts[-1]:
-            self.prefixes.keep(prompt, cuts, _layers_of(cache))
+            self.prefixes.keep(prompt, cuts, self.network.layers_of(cache))
         return Generation(self, cache, logits, sampling, patience, cached)
 
     def forward(self, tokens: Sequence[int], cache: Any, patience: Patience) -> tuple[Any, Any]:
@@ -99,19 +101,10 @@ class Decoder:
         self.lock.acquire(patience)
         try:
             # Per step, not around the loop: a generator must not leak the mode to its consumer.
-            with torch.inference_mode():
-                ids = torch.tensor([tokens], device=self.device)
-                out = self.model(
-                    input_ids=ids, past_key_values=cache, use_cache=True, **self._last_only
-                )
-                return out.logits[0, -1], out.past_key_values
+            with torch.inference_mode(), self._threads():
+                return self.network.step(tokens, cache)
         finally:
             self.lock.release()
-
-    def _new_cache(self) -> Any:
-        from transformers import DynamicCache
-
-        return DynamicCache(config=self.model.config)
 
     def _cuts(self, prompt: list[int]) -> list[int]:
         """Where the prefill is split: after a message, or every ``_rows`` tokens.
@@ -129,15 +122,10 @@ class Decoder:
         return cuts
 
     def _reuse(self, prompt: list[int], cuts: list[int]) -> tuple[Any, int]:
-        cache = self._new_cache()
         if self.prefixes is None:
-            return cache, 0
+            return self.network.new_cache([]), 0
         cached, layers = self.prefixes.longest(prompt, cuts)
-        for layer, (keys, values) in zip(cache.layers, layers, strict=False):
-            # The layer's own update concatenates, so the kept tensors are never written to.
-            layer.dtype, layer.device = keys.dtype, keys.device
-            layer.keys, layer.values, layer.is_initialized = keys, values, True
-        return cache, cached
+        return self.network.new_cache(layers), cached
 
 
 class Generation:
@@ -210,14 +198,3 @@ def _sample(logits: Any, sampling: Sampling, generator: Any) -> int:
         unlikely[-1] = False
         logits = logits.masked_fill(unlikely.scatter(0, order, unlikely), -torch.inf)
     return int(torch.multinomial(logits.softmax(-1), 1, generator=generator))
-
-
-def _full_attention_only(cache: Any) -> bool:
-    from transformers.cache_utils import DynamicLayer
-
-    # The exact class: sliding and hybrid layers inherit from it but cannot be cut (T45).
-    return bool(cache.layers) and all(type(layer) is DynamicLayer for layer in cache.layers)
-
-
-def _layers_of(cache: Any) -> KeysAndValues:
-    return [(layer.keys, layer.values) for layer in cache.layers]

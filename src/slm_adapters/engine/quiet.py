@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Iterator
 from typing import Any
 
-__all__ = ["no_kernel_download", "quiet"]
+__all__ = ["no_cast_notes", "no_kernel_download", "quiet"]
 
 logger = logging.getLogger("slm_adapters.load")
 
@@ -93,3 +93,25 @@ def no_kernel_download() -> Iterator[None]:
             del sys.modules["kernels"]
         else:
             sys.modules["kernels"] = before
+
+
+#: bitsandbytes' int8 layers log that they cast their input: once per layer and step.
+_CAST_NOTE = "MatMul8bitLt: inputs will be cast"
+_forward = threading.local()
+
+
+def _not_our_cast_note(record: logging.LogRecord) -> bool:
+    ours = getattr(_forward, "ours", False)
+    return not (ours and str(record.msg).startswith(_CAST_NOTE))
+
+
+@contextlib.contextmanager
+def no_cast_notes() -> Iterator[None]:
+    """int8 layers called in this block, by this thread, do not log their casts."""
+    # Adding the same filter again changes nothing.
+    logging.getLogger("bitsandbytes.autograd._functions").addFilter(_not_our_cast_note)
+    _forward.ours = True
+    try:
+        yield
+    finally:
+        _forward.ours = False

@@ -11,6 +11,7 @@ from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.messages import BaseMessage
 from langchain_core.outputs import LLMResult
 from opentelemetry._logs import LoggerProvider
+from opentelemetry.context import Context
 from opentelemetry.metrics import MeterProvider
 from opentelemetry.trace import TracerProvider
 
@@ -20,7 +21,7 @@ from ..telemetry import semconv
 from ..telemetry.content import Redact
 from ..telemetry.harmless import harmless
 from ..telemetry.recorder import CallHook, OpenCall, Recorder
-from . import convert, pending
+from . import convert, nesting, pending
 from .convert import LOCAL_PROVIDER
 from .endings import end_lost, end_with, gives_up
 from .runs import Run, Runs
@@ -61,13 +62,14 @@ class CallRecorder(BaseCallbackHandler):
             redact=redact,
             app=app,
         )
-        self._runs = Runs(end_lost)
+        self._runs = Runs(end_lost, tracer_provider)
+        nesting.keep_while(self)
 
     @classmethod
     def over(cls, recorder: Recorder) -> CallRecorder:
         """Callbacks that feed an existing ``Recorder``."""
         made = cls.__new__(cls)
-        made.recorder, made._runs = recorder, Runs(end_lost)
+        made.recorder, made._runs = recorder, Runs(end_lost, recorder.tracer_provider)
         return made
 
     @property
@@ -79,6 +81,17 @@ class CallRecorder(BaseCallbackHandler):
         """The open call of this model run."""
         run = self._runs.get(run_id)
         return run.span if run is not None and isinstance(run.span, OpenCall) else None
+
+    def context_of(self, run_id: UUID) -> Context | None:
+        """The OpenTelemetry context inside this run, if it has a span."""
+        run = self._runs.get(run_id)
+        return run.span.context if run is not None and run.span is not None else None
+
+    def given_up(self, run_id: UUID, error: BaseException) -> None:
+        """A model call was cancelled; LangChain itself tells nobody."""
+        run = self._runs.end(run_id)
+        if run is not None:
+            end_with(run, error)
 
     def close(self) -> None:
         """End what is still open; the recorder can be used again."""
@@ -148,11 +161,13 @@ class CallRecorder(BaseCallbackHandler):
             role=role_of(run),
             run_id=run.root_id,
             in_process=provider == LOCAL_PROVIDER,
+            beside=run.beside(),
         )
         conversation = conversation_of(run)
         if conversation is not None:
             call.note(**{semconv.CONVERSATION_ID: conversation})
         run.span = call
+        nesting.entered(call)
         return call
 
     @harmless("LangChain's on_llm_new_token")
@@ -321,7 +336,9 @@ class CallRecorder(BaseCallbackHandler):
             attributes=attributes,
             parent=run.parent_context(),
             start_ns=run.started_ns,
+            beside=run.beside(),
         )
+        nesting.entered(run.span)
 
     def _text(self, value: Any) -> str:
         return self.recorder.redaction.apply_to_text(convert.json_text(value))

@@ -10,7 +10,7 @@ from opentelemetry.context import Context
 from opentelemetry.trace import Span, Status, StatusCode
 
 from ..calls import Call, Message, Outcome, Reply, Tool, Usage, current_scope
-from . import content, semconv
+from . import content, semconv, suppression
 from .harmless import harmless
 
 if TYPE_CHECKING:
@@ -29,7 +29,8 @@ class OpenSpan:
     """An open agent, task, tool or workflow span. Ends once; later ends are ignored."""
 
     __slots__ = (
-        "_ended", "attributes", "context", "labels", "operation", "recorder", "span", "started_ns",
+        "_ended", "attributes", "context", "labels", "operation", "quiet", "recorder", "span",
+        "started_ns",
     )  # fmt: skip
 
     def __init__(
@@ -40,8 +41,12 @@ class OpenSpan:
         operation: str,
         labels: Mapping[str, Any],
         started_ns: int,
+        *,
+        quiet: bool = False,
     ) -> None:
         self.recorder, self.span, self.operation = recorder, span, operation
+        #: Whether somebody else has the span and the metrics of this.
+        self.quiet = quiet
         self.started_ns = started_ns
         #: What the span was started with; metrics pick their labels from it.
         self.labels = labels
@@ -70,7 +75,7 @@ class OpenSpan:
         end_ns = end_ns or time.time_ns()
         self.span.end(end_ns)
         metrics = self.recorder.metrics
-        if metrics.enabled:
+        if metrics.enabled and not self.quiet:
             labels = {**self.labels, **self.attributes, semconv.ERROR_TYPE: kind}
             metrics.span_ended(self.operation, labels, (end_ns - self.started_ns) / 1e9)
 
@@ -92,8 +97,8 @@ class OpenCall(OpenSpan):
     """A model call in flight. Fields may be filled in until it ends."""
 
     __slots__ = (
-        "_chunks", "_last_chunk_ns", "_metrics", "fields", "first_chunk_ns", "messages", "scope",
-        "tools",
+        "_chunks", "_last_chunk_ns", "_metrics", "fields", "first_chunk_ns", "learned",
+        "messages", "scope", "tools",
     )  # fmt: skip
 
     def __init__(
@@ -105,15 +110,20 @@ class OpenCall(OpenSpan):
         messages: Sequence[Message],
         tools: Sequence[Tool],
         labels: Mapping[str, Any],
+        *,
+        quiet: bool = False,
     ) -> None:
-        super().__init__(recorder, span, context, fields["operation"], labels, fields["started_ns"])
+        operation, started_ns = fields["operation"], fields["started_ns"]
+        super().__init__(recorder, span, context, operation, labels, started_ns, quiet=quiet)
         self.fields = fields
         self.scope = current_scope()
         self.messages, self.tools = messages, tools
         self.first_chunk_ns: int | None = None
         self._last_chunk_ns = 0
         self._chunks: list[str] = []
-        self._metrics = recorder.metrics if recorder.metrics.enabled else None
+        self._metrics = recorder.metrics if not quiet and recorder.metrics.enabled else None
+        #: What a client's instrumentation inside this call found out (util-genai's InferenceData).
+        self.learned: Any = None
 
     def chunk(self, text: str | None = None) -> None:
         """A piece of a stream arrived; its text is kept in case the stream is given up."""
@@ -161,26 +171,47 @@ class OpenCall(OpenSpan):
         if not self._close():
             return
         ended_ns = end_ns or time.time_ns()
+        if self.learned is not None:
+            usage = suppression.learned(self, usage)
+        elif self.quiet:
+            suppression.teach(self, usage)
+        kept: tuple[Reply, ...] = ()
         try:
-            kept = self.recorder.redaction.apply_to_replies(replies) if replies else ()
-            recording = self.span.is_recording()
-            ended = {}
-            if recording or self.recorder.events is not None:
-                ended = self._end_attributes(outcome, replies, usage)
-            if recording:
-                if kept and self.recorder.content_on_spans:
-                    self.span.set_attribute(semconv.OUTPUT_MESSAGES, content.output_json(kept))
-                self._write(ended)
-                if error is not None:
-                    self._mark_failed(error)
-            if self.recorder.events is not None:
-                self.recorder.events.emit(self, {**self.labels, **ended}, kept, error, ended_ns)
+            if replies:
+                kept = self.recorder.redaction.apply_to_replies(replies)
+            self._tell(outcome, replies, kept, usage, error, ended_ns)
         finally:
-            self.span.end(ended_ns)
+            if not self.quiet:
+                self.span.end(ended_ns)
         if self._metrics is not None:
             self._measure(usage, error, ended_ns)
         if self.recorder.hooks or global_hooks:
             self.recorder.deliver(self._call(outcome, kept, usage, error, ended_ns))
+
+    def _tell(
+        self,
+        outcome: Outcome,
+        replies: Sequence[Reply],
+        kept: Sequence[Reply],
+        usage: Usage | None,
+        error: str | None,
+        ended_ns: int,
+    ) -> None:
+        """Write the span's last attributes and the event."""
+        events = None if self.quiet else self.recorder.events
+        recording = self.span.is_recording()
+        if not recording and events is None:
+            return
+        ended = self._end_attributes(outcome, replies, usage)
+        if recording:
+            if kept and self.recorder.content_on_spans:
+                ended[semconv.OUTPUT_MESSAGES] = content.output_json(kept)
+            self._write(ended)
+            if error is not None:
+                self._mark_failed(error)
+        if events is not None:
+            ended.pop(semconv.OUTPUT_MESSAGES, None)
+            events.emit(self, {**self.labels, **ended}, kept, error, ended_ns)
 
     @harmless("metrics")
     def _measure(self, usage: Usage | None, error: str | None, ended_ns: int) -> None:

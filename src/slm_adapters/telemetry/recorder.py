@@ -10,10 +10,8 @@ import contextlib
 import random
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextvars import ContextVar
 from typing import Any, Protocol
 
-from opentelemetry import context as otel_context
 from opentelemetry import trace
 from opentelemetry._logs import LoggerProvider
 from opentelemetry.context import Context
@@ -21,7 +19,8 @@ from opentelemetry.metrics import MeterProvider
 from opentelemetry.trace import Span, TracerProvider
 
 from ..calls import Call, Message, Tool, current_scope
-from . import content, semconv
+from . import content, semconv, suppression
+from .current import get_context, set_context
 from .events import Events
 from .harmless import note_failure
 from .metrics import Metrics
@@ -66,6 +65,7 @@ class Recorder:
         app: str | None = None,
     ) -> None:
         self.app = app
+        self.tracer_provider = tracer_provider
         self.redaction = content.Redaction(redact)
         self.store = store
         self.hooks: list[CallHook] = [*hooks]
@@ -111,10 +111,12 @@ class Recorder:
         parent_id: str | None = None,
         attempt: int = 1,
         in_process: bool = False,
+        beside: OpenSpan | None = None,
     ) -> OpenCall:
         """Start a model call; ``parent`` defaults to the current OpenTelemetry context.
 
-        An ambient ``role(...)`` or ``run(...)`` wins over the framework's own names.
+        An ambient ``role(...)`` or ``run(...)`` wins over the framework's own names. ``beside``:
+        another recorder's span of the same call; then this one keeps a record only.
         """
         scope = current_scope()
         messages = self.redaction.apply(messages) if messages else ()
@@ -155,8 +157,17 @@ class Recorder:
                 attributes[semconv.TOOL_DEFINITIONS] = content.tool_definitions_json(tools)
         kind = semconv.span_kind(operation, in_process=in_process)
         name = semconv.span_name(operation, model)
-        span, context = self._start(name, kind, attributes, parent, started)
-        return OpenCall(self, span, context, fields, messages, tools, attributes)
+        if parent is None:
+            parent = get_context()
+        if beside is not None:
+            parent = beside.context
+        elif not suppression.is_suppressed(parent):
+            span = self._start(name, kind, attributes, parent, started)
+            call = OpenCall(self, span, parent, fields, messages, tools, attributes)
+            call.context = suppression.around(call, parent)
+            return call
+        span = suppression.quiet_span(parent)
+        return OpenCall(self, span, parent, fields, messages, tools, attributes, quiet=True)
 
     def span(
         self,
@@ -166,53 +177,58 @@ class Recorder:
         attributes: Mapping[str, Any] | None = None,
         parent: Context | None = None,
         start_ns: int | None = None,
+        beside: OpenSpan | None = None,
     ) -> OpenSpan:
-        """Start an agent, task, tool or workflow span."""
+        """Start an agent, task, tool or workflow span; ``beside`` as in :meth:`open`."""
         attributes = {semconv.OPERATION_NAME: operation, **(attributes or {})}
         name, kind = semconv.span_name(operation, target), semconv.span_kind(operation)
         started = start_ns or time.time_ns()
-        span, context = self._start(name, kind, attributes, parent, started)
-        return OpenSpan(self, span, context, operation, attributes, started)
+        if parent is None:
+            parent = get_context()
+        if beside is not None or suppression.is_silenced(parent):
+            context = beside.context if beside is not None else parent
+            span = suppression.quiet_span(context)
+            return OpenSpan(self, span, context, operation, attributes, started, quiet=True)
+        span = self._start(name, kind, attributes, parent, started)
+        opened = OpenSpan(self, span, parent, operation, attributes, started)
+        opened.context = suppression.inside(opened, parent)
+        return opened
 
     def _start(
         self,
         name: str,
         kind: trace.SpanKind,
         attributes: Mapping[str, Any],
-        parent: Context | None,
-        start_ns: int | None,
-    ) -> tuple[Span, Context]:
-        parent = parent if parent is not None else otel_context.get_current()
+        parent: Context,
+        start_ns: int,
+    ) -> Span:
         present = {key: value for key, value in attributes.items() if value is not None}
-        span = self._start_span(name, parent, kind, present, start_time=start_ns)
-        return span, trace.set_span_in_context(span, parent)
+        return self._start_span(name, parent, kind, present, start_time=start_ns)
 
 
-_current_call: ContextVar[OpenCall | None] = ContextVar("slm_adapters_open_call", default=None)
 _default: Recorder | None = None
 
 
 def current_call() -> OpenCall | None:
     """The call a framework's recorder opened around the running code, if it is still open."""
-    call = _current_call.get()
+    call: OpenCall | None = suppression.call_in(get_context())
     return None if call is None or call.ended else call
 
 
 @contextlib.contextmanager
 def as_current_call(call: OpenCall) -> Iterator[None]:
     """Make ``call`` the current one, and its span the current OpenTelemetry span."""
-    outer_call, outer_context = _current_call.get(), otel_context.get_current()
-    set_current_call(call, call.context)
+    outer = get_context()
+    set_context(call.context)
     try:
         yield
     finally:
-        set_current_call(outer_call, outer_context)
+        set_context(outer)
 
 
 def set_current_call(call: OpenCall | None, context: Context) -> None:
-    """Set both by value: tokens cannot be reset from another task or thread."""
-    _current_call.set(call)
-    otel_context.attach(context)
+    """Make ``context`` current; ``call`` is the one it was made for, and travels in it."""
+    set_context(context)
 
 
 def default_recorder() -> Recorder:

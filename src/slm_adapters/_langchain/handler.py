@@ -170,21 +170,27 @@ class CallRecorder(BaseCallbackHandler):
         nesting.entered(call)
         return call
 
-    @harmless("LangChain's on_llm_new_token")
     def on_llm_new_token(
         self, token: str | list[Any], *, chunk: Any = None, run_id: UUID, **kwargs: Any
     ) -> None:
-        self._chunk(run_id, token if isinstance(token, str) else "", "token")
+        # The one callback per chunk: no call but the lookup once nothing is left to note.
+        run = self._runs.live.get(run_id.int)
+        if run is not None and not run.chunks_done:
+            self._chunk(run, token if isinstance(token, str) else "", "token")
 
     @harmless("LangChain's on_stream_event")
     def on_stream_event(self, event: Any, *, run_id: UUID, **kwargs: Any) -> None:
+        run = self._runs.live.get(run_id.int)
+        if run is None or run.chunks_done:
+            return
         if str(event.get("event", "")).startswith("content-block"):
             delta = event.get("delta") or {}
-            self._chunk(run_id, str(delta.get("text") or ""), "event")
+            self._chunk(run, str(delta.get("text") or ""), "event")
 
-    def _chunk(self, run_id: UUID, text: str, source: str) -> None:
-        run = self._runs.get(run_id)
-        if run is None or not isinstance(call := run.span, OpenCall):
+    @harmless("a chunk of a LangChain stream")
+    def _chunk(self, run: Run, text: str, source: str) -> None:
+        call = run.span
+        if not isinstance(call, OpenCall):
             return
         if run.chunks_from is None:
             run.chunks_from = source
@@ -193,6 +199,7 @@ class CallRecorder(BaseCallbackHandler):
         # A model may report one chunk through both callbacks: the first kind seen counts.
         if run.chunks_from == source:
             call.chunk(text)
+            run.chunks_done = not call.wants_chunks
 
     @harmless("LangChain's on_llm_end")
     def on_llm_end(self, response: LLMResult, *, run_id: UUID, **kwargs: Any) -> None:

@@ -27,7 +27,7 @@ class Run:
     """One open LangChain run; most of them make no span."""
 
     __slots__ = (
-        "chunks_from", "context", "key", "leader", "metadata", "name", "owner", "parent", "root_id",
+        "chunks_done", "chunks_from", "context", "key", "leader", "metadata", "name", "owner", "parent", "root_id",
         "span", "started_ns",
     )  # fmt: skip
 
@@ -44,6 +44,7 @@ class Run:
         self.key: tuple[int, int] = (0, 0)
         #: Which callback reports this run's chunks, once one did.
         self.chunks_from: str | None = None
+        self.chunks_done = False
 
     def beside(self) -> OpenSpan | None:
         """The other recorder's span of this run: one span a run, whoever listens."""
@@ -83,20 +84,20 @@ class Runs:
 
     def __init__(self, on_lost: Callable[[Run, int], None], provider: object = None) -> None:
         self._provider = id(provider)
-        self._live: dict[int, Run] = {}
+        self.live: dict[int, Run] = {}
         self._on_lost = on_lost
         self._lifetimes = Lifetimes(self._end_lost)
 
     def __len__(self) -> int:
         self.settle()
-        return len(self._live)
+        return len(self.live)
 
     def __contains__(self, run_id: UUID) -> bool:
-        return run_id.int in self._live
+        return run_id.int in self.live
 
     def get(self, run_id: UUID) -> Run | None:
         """The open run with this id."""
-        return self._live.get(run_id.int)
+        return self.live.get(run_id.int)
 
     def start(
         self,
@@ -106,8 +107,9 @@ class Runs:
         metadata: Mapping[str, Any] | None,
     ) -> Run:
         """Register a run that just started."""
-        self.settle()
-        parent = self._live.get(parent_id.int) if parent_id is not None else None
+        if self._lifetimes.lost:
+            self.settle()
+        parent = self.live.get(parent_id.int) if parent_id is not None else None
         run = Run(parent, name, metadata or {})
         if parent is None:
             run.context = get_context()
@@ -119,19 +121,20 @@ class Runs:
         if first is not run:
             run.leader = first
         run.owner = self._lifetimes.watch(run_id, run_id.int)
-        self._live[run_id.int] = run
-        if len(self._live) > _LIMIT:
+        self.live[run_id.int] = run
+        if len(self.live) > _LIMIT:
             self._evict()
         return run
 
     def end(self, run_id: UUID) -> Run | None:
         """Forget a run that ended; ``None`` when it is not open (any more)."""
-        self.settle()
+        if self._lifetimes.lost:
+            self.settle()
         return self._take(run_id.int)
 
     def inside(self, outer: Run) -> list[Run]:
         """Take out every open descendant of ``outer``, innermost last."""
-        found = [(key, run) for key, run in list(self._live.items()) if run.is_inside(outer)]
+        found = [(key, run) for key, run in list(self.live.items()) if run.is_inside(outer)]
         return [run for key, run in found if self._take(key) is not None]
 
     def settle(self) -> None:
@@ -141,7 +144,7 @@ class Runs:
     def close(self) -> None:
         """End everything still open."""
         self.settle()
-        while self._live:
+        while self.live:
             self._evict()
 
     def _end_lost(self, key: Hashable, when_ns: int) -> None:
@@ -150,14 +153,14 @@ class Runs:
             self._on_lost(run, when_ns)
 
     def _take(self, key: int) -> Run | None:
-        run = self._live.pop(key, None)
+        run = self.live.pop(key, None)
         if run is not None and _first.get(run.key) is run:
             _first.pop(run.key, None)
         return run
 
     def _evict(self) -> None:
         try:
-            key = next(iter(self._live))
+            key = next(iter(self.live))
         except (RuntimeError, StopIteration):
             return
         run = self._take(key)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from opentelemetry.context import Context
 from opentelemetry.trace import Span, Status, StatusCode
 
-from ..calls import Call, Message, Outcome, Reply, Tool, Usage, current_scope
+from ..calls import Call, Message, Outcome, Reply, Scope, Tool, Usage
 from . import content, semconv, suppression
 from .harmless import harmless
 
@@ -110,13 +110,14 @@ class OpenCall(OpenSpan):
         messages: Sequence[Message],
         tools: Sequence[Tool],
         labels: Mapping[str, Any],
+        scope: Scope,
         *,
         quiet: bool = False,
     ) -> None:
         operation, started_ns = fields["operation"], fields["started_ns"]
         super().__init__(recorder, span, context, operation, labels, started_ns, quiet=quiet)
         self.fields = fields
-        self.scope = current_scope()
+        self.scope = scope
         self.messages, self.tools = messages, tools
         self.first_chunk_ns: int | None = None
         self._last_chunk_ns = 0
@@ -124,6 +125,11 @@ class OpenCall(OpenSpan):
         self._metrics = recorder.metrics if not quiet and recorder.metrics.enabled else None
         #: What a client's instrumentation inside this call found out (util-genai's InferenceData).
         self.learned: Any = None
+
+    @property
+    def wants_chunks(self) -> bool:
+        """Whether chunks after the first matter: for a metric, or to keep their text."""
+        return self._metrics is not None or self.recorder.wants_content
 
     def chunk(self, text: str | None = None) -> None:
         """A piece of a stream arrived; its text is kept in case the stream is given up."""
@@ -146,7 +152,7 @@ class OpenCall(OpenSpan):
         end_ns: int | None = None,
     ) -> None:
         """The call succeeded."""
-        self.fields.update(response_model=response_model, response_id=response_id)
+        self.fields["response_model"], self.fields["response_id"] = response_model, response_id
         self._finish("finished", tuple(replies), usage, None, end_ns)
 
     def fail(self, error: BaseException | str, *, end_ns: int | None = None) -> None:
@@ -206,7 +212,8 @@ class OpenCall(OpenSpan):
         if recording:
             if kept and self.recorder.content_on_spans:
                 ended[semconv.OUTPUT_MESSAGES] = content.output_json(kept)
-            self._write(ended)
+            if ended:
+                self.span.set_attributes(ended)
             if error is not None:
                 self._mark_failed(error)
         if events is not None:
@@ -227,26 +234,28 @@ class OpenCall(OpenSpan):
     def _end_attributes(
         self, outcome: Outcome, replies: Sequence[Reply], usage: Usage | None
     ) -> dict[str, Any]:
-        reasons = tuple(reply.finish_reason for reply in replies)
+        fields, attributes = self.fields, {}
+        if fields.get("response_model"):
+            attributes[semconv.RESPONSE_MODEL] = fields["response_model"]
+        if fields.get("response_id"):
+            attributes[semconv.RESPONSE_ID] = fields["response_id"]
         if outcome != "finished":
-            reasons = ("error",)
-        attributes: dict[str, Any] = {
-            semconv.RESPONSE_MODEL: self.fields.get("response_model"),
-            semconv.RESPONSE_ID: self.fields.get("response_id"),
+            attributes[semconv.RESPONSE_FINISH_REASONS] = ("error",)
+            attributes[semconv.OUTCOME] = outcome
+        elif replies:
             # One per choice, or none: a reason the provider did not give is not made up.
-            semconv.RESPONSE_FINISH_REASONS: reasons if reasons and all(reasons) else None,
-            semconv.OUTCOME: outcome if outcome != "finished" else None,
-        }
+            reasons = [reply.finish_reason for reply in replies]
+            if None not in reasons:
+                attributes[semconv.RESPONSE_FINISH_REASONS] = reasons
         if usage is not None:
-            attributes[semconv.USAGE_INPUT_TOKENS] = usage.input_tokens
-            attributes[semconv.USAGE_OUTPUT_TOKENS] = usage.output_tokens
-            attributes[semconv.USAGE_CACHE_READ_TOKENS] = usage.cached_tokens
-            attributes[semconv.USAGE_CACHE_WRITE_TOKENS] = usage.cache_write_tokens
-            attributes[semconv.USAGE_REASONING_TOKENS] = usage.reasoning_tokens
-        if self.fields.get("streamed") and self.first_chunk_ns is not None:
+            semconv.add_usage(attributes, usage)
+        if self.first_chunk_ns is not None and fields["streamed"]:
             waited = (self.first_chunk_ns - self.started_ns) / 1e9
             attributes[semconv.RESPONSE_TIME_TO_FIRST_CHUNK] = waited
-        return attributes | self.attributes
+        for name, value in self.attributes.items():
+            if value is not None:
+                attributes[name] = value
+        return attributes
 
     def _call(
         self,

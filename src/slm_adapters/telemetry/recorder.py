@@ -16,7 +16,7 @@ from opentelemetry import trace
 from opentelemetry._logs import LoggerProvider
 from opentelemetry.context import Context
 from opentelemetry.metrics import MeterProvider
-from opentelemetry.trace import Span, TracerProvider
+from opentelemetry.trace import TracerProvider
 
 from ..calls import Call, Message, Tool, current_scope
 from . import content, semconv, suppression
@@ -119,8 +119,8 @@ class Recorder:
         another recorder's span of the same call; then this one keeps a record only.
         """
         scope = current_scope()
-        messages = self.redaction.apply(messages) if messages else ()
-        started = start_ns or time.time_ns()
+        if messages:
+            messages = self.redaction.apply(messages)
         fields: dict[str, Any] = {
             # No uuid4: reading the system's randomness costs more than the rest of this method.
             "call_id": f"{random.getrandbits(128):032x}",
@@ -133,41 +133,32 @@ class Recorder:
             "task": task,
             "provider": provider,
             "model": model,
-            "params": dict(params or {}),
+            "params": dict(params) if params else {},
             "response_format": response_format,
             "streamed": stream,
-            "started_ns": started,
+            "started_ns": start_ns or time.time_ns(),
             "attempt": attempt,
         }
-        attributes: dict[str, Any] = {
-            semconv.OPERATION_NAME: operation,
-            semconv.PROVIDER_NAME: provider or "unknown",
-            semconv.REQUEST_MODEL: model,
-            semconv.REQUEST_STREAM: True if stream else None,
-            semconv.ROLE: fields["role"],
-            semconv.TASK_NAME: task,
-            semconv.RUN_ID: fields["run_id"],
-            semconv.CALL_ID: fields["call_id"] if self.hooks else None,
-            semconv.OUTPUT_TYPE: "json" if response_format else None,
-            **semconv.request_attributes(fields["params"]),
-        }
-        if self.content_on_spans and messages:
+        attributes = semconv.call_attributes(fields)
+        if self.hooks:
+            attributes[semconv.CALL_ID] = fields["call_id"]
+        if messages and self.content_on_spans:
             attributes[semconv.INPUT_MESSAGES] = content.input_json(messages)
             if tools:
                 attributes[semconv.TOOL_DEFINITIONS] = content.tool_definitions_json(tools)
-        kind = semconv.span_kind(operation, in_process=in_process)
-        name = semconv.span_name(operation, model)
         if parent is None:
             parent = get_context()
         if beside is not None:
             parent = beside.context
         elif not suppression.is_suppressed(parent):
-            span = self._start(name, kind, attributes, parent, started)
-            call = OpenCall(self, span, parent, fields, messages, tools, attributes)
+            name = f"{operation} {model}" if model else operation
+            kind = semconv.span_kind(operation, in_process=in_process)
+            span = self._start_span(name, parent, kind, attributes, start_time=fields["started_ns"])
+            call = OpenCall(self, span, parent, fields, messages, tools, attributes, scope)
             call.context = suppression.around(call, parent)
             return call
         span = suppression.quiet_span(parent)
-        return OpenCall(self, span, parent, fields, messages, tools, attributes, quiet=True)
+        return OpenCall(self, span, parent, fields, messages, tools, attributes, scope, quiet=True)
 
     def span(
         self,
@@ -189,21 +180,11 @@ class Recorder:
             context = beside.context if beside is not None else parent
             span = suppression.quiet_span(context)
             return OpenSpan(self, span, context, operation, attributes, started, quiet=True)
-        span = self._start(name, kind, attributes, parent, started)
+        present = {key: value for key, value in attributes.items() if value is not None}
+        span = self._start_span(name, parent, kind, present, start_time=started)
         opened = OpenSpan(self, span, parent, operation, attributes, started)
         opened.context = suppression.inside(opened, parent)
         return opened
-
-    def _start(
-        self,
-        name: str,
-        kind: trace.SpanKind,
-        attributes: Mapping[str, Any],
-        parent: Context,
-        start_ns: int,
-    ) -> Span:
-        present = {key: value for key, value in attributes.items() if value is not None}
-        return self._start_span(name, parent, kind, present, start_time=start_ns)
 
 
 _default: Recorder | None = None

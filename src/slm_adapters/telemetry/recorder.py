@@ -192,7 +192,7 @@ _default: Recorder | None = None
 
 def current_call() -> OpenCall | None:
     """The call a framework's recorder opened around the running code, if it is still open."""
-    call: OpenCall | None = suppression.call_in(get_context())
+    call = suppression.call_in(get_context())
     return None if call is None or call.ended else call
 
 

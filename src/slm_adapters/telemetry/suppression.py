@@ -8,6 +8,8 @@ OpenTelemetry's leave what they learned in an ``InferenceData`` for our span.
 from __future__ import annotations
 
 import sys
+import weakref
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry import trace
@@ -63,7 +65,9 @@ def quiet_span(context: Context) -> Span:
 
 def around(call: OpenCall, parent: Context) -> Context:
     """The context inside ``call``: its span is current, LLM instrumentations keep quiet."""
-    extra: dict[str, Any] = {_SPAN: call.span, _OPEN: call, _CALL: call, _OPENLLMETRY: True}
+    # Weak: a call holds its context, and contexts outlive calls in copies others made.
+    us = weakref.ref(call)
+    extra: dict[str, Any] = {_SPAN: call.span, _OPEN: us, _CALL: us, _OPENLLMETRY: True}
     if _UTIL in sys.modules:
         call.learned = extra[_INFERENCE] = sys.modules[_UTIL].InferenceData()
     return Context(parent, **extra)
@@ -74,17 +78,19 @@ def inside(opened: OpenSpan, parent: Context) -> Context:
     if _CALL in parent:
         ours = (_CALL, _OPENLLMETRY, _INFERENCE)
         parent = Context({key: value for key, value in parent.items() if key not in ours})
-    return Context(parent, **{_SPAN: opened.span, _OPEN: opened})
+    return Context(parent, **{_SPAN: opened.span, _OPEN: weakref.ref(opened)})
 
 
 def is_inside(context: Context, opened: OpenSpan) -> bool:
     """Whether ``opened`` is the innermost of our spans around here."""
-    return context.get(_OPEN) is opened
+    innermost = context.get(_OPEN)
+    return innermost is not None and innermost() is opened
 
 
-def call_in(context: Context) -> Any:
-    """The call of ours this context is inside of, or ``None``."""
-    return context.get(_CALL)
+def call_in(context: Context) -> OpenCall | None:
+    """The call of ours this context is inside of, if it still exists."""
+    call: Callable[[], OpenCall | None] | None = context.get(_CALL)  # type: ignore[assignment]
+    return call() if call is not None else None
 
 
 #: InferenceData's names -> ours.
@@ -124,7 +130,7 @@ def learned(call: OpenCall, usage: Usage | None) -> Usage | None:
 def teach(call: OpenCall, usage: Usage | None) -> None:
     """Give the instrumentation around a quiet call what only we know."""
     data = call.context.get(_INFERENCE)
-    if data is None or call_in(call.context) is not None:
+    if data is None or _CALL in call.context:
         return
     facts = {"response_model": call.fields.get("response_model")}
     facts["response_id"] = call.fields.get("response_id")

@@ -44,6 +44,12 @@ _LIMIT = 10_000
 _CANCELLED = "asyncio.exceptions.CancelledError"
 
 
+#: The spans made lately, by call id and provider: another recorder on it makes no second one.
+#: All recorders hear of an outcome one after the other, so a few are enough.
+_made: OrderedDict[tuple[str, int], tuple[object, OpenCall]] = OrderedDict()
+_made_lock = threading.Lock()
+
+
 class _Pending:
     """A call whose outcome is not known yet. Retries share the id, and so this."""
 
@@ -267,9 +273,22 @@ class CallRecorder(CustomLogger):  # type: ignore[misc]
             start_ns=started,
             attempt=pending.attempts,
             in_process=local,
+            beside=self._made_by_another(kwargs),
         )
         call.note(**server_of(kwargs))
+        with _made_lock:
+            _made.setdefault(self._key(kwargs), (self, call))
+            while len(_made) > 64:
+                _made.popitem(last=False)
         return call
+
+    def _key(self, kwargs: Mapping[str, Any]) -> tuple[str, int]:
+        return str(kwargs.get("litellm_call_id")), id(self.recorder.tracer_provider)
+
+    def _made_by_another(self, kwargs: Mapping[str, Any]) -> OpenCall | None:
+        with _made_lock:
+            owner, call = _made.get(self._key(kwargs), (self, None))
+        return call if owner is not self else None
 
 
 def _lists() -> tuple[list[Any], ...]:

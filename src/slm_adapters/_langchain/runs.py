@@ -27,8 +27,9 @@ class Run:
     """One open LangChain run; most of them make no span."""
 
     __slots__ = (
-        "chunks_done", "chunks_from", "context", "key", "leader", "metadata", "name", "owner", "parent", "root_id",
-        "span", "started_ns",
+        "chunks_done",
+        "chunks_from", "context", "key", "leader", "metadata", "name", "owner", "parent",
+        "root_id", "span", "started_ns",
     )  # fmt: skip
 
     def __init__(self, parent: Run | None, name: str | None, metadata: Mapping[str, Any]) -> None:

@@ -29,8 +29,9 @@ class OpenSpan:
     """An open agent, task, tool or workflow span. Ends once; later ends are ignored."""
 
     __slots__ = (
-        "__weakref__", "_ended", "attributes", "context", "labels", "operation", "quiet", "recorder", "span",
-        "started_ns",
+        "__weakref__",
+        "_ended", "attributes", "context", "labels", "operation", "quiet", "recorder",
+        "span", "started_ns",
     )  # fmt: skip
 
     def __init__(

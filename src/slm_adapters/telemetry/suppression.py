@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import sys
 import weakref
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry import trace
@@ -89,8 +88,9 @@ def is_inside(context: Context, opened: OpenSpan) -> bool:
 
 def call_in(context: Context) -> OpenCall | None:
     """The call of ours this context is inside of, if it still exists."""
-    call: Callable[[], OpenCall | None] | None = context.get(_CALL)  # type: ignore[assignment]
-    return call() if call is not None else None
+    call: Any = context.get(_CALL)
+    found: OpenCall | None = call() if call is not None else None
+    return found
 
 
 #: InferenceData's names -> ours.

@@ -211,6 +211,8 @@ class CallRecorder(CustomLogger):  # type: ignore[misc]
                 return
             # Kept: a retry may follow under the same id, with no failure of its own reported.
             pending.reported = True
+            # LiteLLM's dict of the call holds the prompt, and is not needed any more.
+            pending.details = {}
         if pending.outer is None:
             error = kwargs.get("exception") or "_OTHER"
             self._open(pending, kwargs, start).fail(error, end_ns=convert.nanoseconds(end))

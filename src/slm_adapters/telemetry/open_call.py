@@ -207,7 +207,9 @@ class OpenCall(OpenSpan):
         ended_ns: int,
     ) -> None:
         """Write the span's last attributes and the event."""
-        events = None if self.quiet else self.recorder.events
+        # The event is of inference; embeddings have none, and no messages.
+        silent = self.quiet or self.operation == semconv.EMBEDDINGS
+        events = None if silent else self.recorder.events
         recording = self.span.is_recording()
         if not recording and events is None:
             return

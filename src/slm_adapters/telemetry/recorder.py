@@ -142,7 +142,7 @@ class Recorder:
         attributes = semconv.call_attributes(fields)
         if self.hooks:
             attributes[semconv.CALL_ID] = fields["call_id"]
-        if messages and self.content_on_spans:
+        if messages and self.content_on_spans and operation != semconv.EMBEDDINGS:
             attributes[semconv.INPUT_MESSAGES] = content.input_json(messages)
             if tools:
                 attributes[semconv.TOOL_DEFINITIONS] = content.tool_definitions_json(tools)

@@ -20,7 +20,7 @@ from ..store.opening import StoreLike, open_store
 from ..telemetry import semconv
 from ..telemetry.content import Redact
 from ..telemetry.harmless import harmless
-from ..telemetry.recorder import CallHook, OpenCall, Recorder
+from ..telemetry.recorder import CallHook, CompletionHook, OpenCall, Recorder
 from . import convert, nesting, pending
 from .convert import LOCAL_PROVIDER
 from .endings import end_lost, end_with, gives_up
@@ -49,7 +49,7 @@ class CallRecorder(BaseCallbackHandler):
         tracer_provider: TracerProvider | None = None,
         meter_provider: MeterProvider | None = None,
         logger_provider: LoggerProvider | None = None,
-        hooks: Sequence[CallHook] = (),
+        hooks: Sequence[CallHook | CompletionHook] = (),
         redact: Redact | None = None,
         app: str | None = None,
     ) -> None:

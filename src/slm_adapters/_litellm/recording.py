@@ -24,7 +24,7 @@ from ..telemetry import semconv
 from ..telemetry.content import Redact
 from ..telemetry.harmless import harmless
 from ..telemetry.lifetimes import Lifetimes
-from ..telemetry.recorder import CallHook, OpenCall, Recorder, current_call
+from ..telemetry.recorder import CallHook, CompletionHook, OpenCall, Recorder, current_call
 from . import convert, served
 from .facts import enrich, json_format, owner_of, server_of
 
@@ -82,7 +82,7 @@ class CallRecorder(CustomLogger):  # type: ignore[misc]
         tracer_provider: TracerProvider | None = None,
         meter_provider: MeterProvider | None = None,
         logger_provider: LoggerProvider | None = None,
-        hooks: Sequence[CallHook] = (),
+        hooks: Sequence[CallHook | CompletionHook] = (),
         redact: Redact | None = None,
         app: str | None = None,
     ) -> None:

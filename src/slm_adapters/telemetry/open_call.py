@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry.context import Context
@@ -12,14 +12,12 @@ from opentelemetry.trace import Span, Status, StatusCode
 from ..calls import Call, Message, Outcome, Reply, Scope, Tool, Usage
 from . import content, semconv, suppression
 from .harmless import harmless
+from .hooks import CallHook
 
 if TYPE_CHECKING:
     from .recorder import Recorder
 
 __all__ = ["CallHook", "OpenCall", "OpenSpan", "error_type", "global_hooks"]
-
-#: Called once with every ended call, whatever the sampling decision; exceptions are counted.
-CallHook = Callable[[Call], None]
 
 #: Hooks every recorder feeds, for test doubles that watch a whole process.
 global_hooks: list[CallHook] = []
@@ -210,20 +208,27 @@ class OpenCall(OpenSpan):
         # The event is of inference; embeddings have none, and no messages.
         silent = self.quiet or self.operation == semconv.EMBEDDINGS
         events = None if silent else self.recorder.events
-        recording = self.span.is_recording()
-        if not recording and events is None:
+        recording, hooks = self.span.is_recording(), self.recorder.completions
+        if not recording and events is None and not hooks:
             return
         ended = self._end_attributes(outcome, replies, usage)
+        record = None
+        if events is not None:
+            record = events.record(self, {**self.labels, **ended}, kept, error, ended_ns)
+        said = hooks.tell(self, kept, record) if hooks else None
         if recording:
-            if kept and self.recorder.content_on_spans:
-                ended[semconv.OUTPUT_MESSAGES] = content.output_json(kept)
+            if self.recorder.content_on_spans and not silent:
+                if said is not None:
+                    ended[semconv.INPUT_MESSAGES] = said.input_json()
+                    ended[semconv.OUTPUT_MESSAGES] = said.output_json()
+                elif kept:
+                    ended[semconv.OUTPUT_MESSAGES] = content.output_json(kept)
             if ended:
                 self.span.set_attributes(ended)
             if error is not None:
                 self._mark_failed(error)
-        if events is not None:
-            ended.pop(semconv.OUTPUT_MESSAGES, None)
-            events.emit(self, {**self.labels, **ended}, kept, error, ended_ns)
+        if events is not None and record is not None:
+            events.emit(record)
 
     @harmless("metrics")
     def _measure(self, usage: Usage | None, error: str | None, ended_ns: int) -> None:

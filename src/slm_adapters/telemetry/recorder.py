@@ -23,11 +23,13 @@ from . import content, semconv, suppression
 from .current import get_context, set_context
 from .events import Events
 from .harmless import note_failure
+from .hooks import CallHook, CompletionHook, Completions, sorted_out
 from .metrics import Metrics
-from .open_call import CallHook, OpenCall, OpenSpan, error_type, global_hooks
+from .open_call import OpenCall, OpenSpan, error_type, global_hooks
 
 __all__ = [
     "CallHook",
+    "CompletionHook",
     "OpenCall",
     "OpenSpan",
     "Recorder",
@@ -49,6 +51,7 @@ class CallSink(Protocol):
 class Recorder:
     """Opens calls and spans on one tracer, and hands ended calls to a store and hooks.
 
+    ``hooks``: functions of a ``Call``, or objects with OpenTelemetry's ``on_completion``.
     ``store``: anything with ``write(call)``. ``redact``: see ``content.Redact``. ``app``: a name
     for the program, kept in each record. The providers default to the global ones.
     """
@@ -60,7 +63,7 @@ class Recorder:
         meter_provider: MeterProvider | None = None,
         logger_provider: LoggerProvider | None = None,
         store: CallSink | None = None,
-        hooks: Sequence[CallHook] = (),
+        hooks: Sequence[CallHook | CompletionHook] = (),
         redact: content.Redact | None = None,
         app: str | None = None,
     ) -> None:
@@ -68,7 +71,8 @@ class Recorder:
         self.tracer_provider = tracer_provider
         self.redaction = content.Redaction(redact)
         self.store = store
-        self.hooks: list[CallHook] = [*hooks]
+        self.hooks, contract = sorted_out(hooks)
+        self.completions = Completions(contract)
         if store is not None:
             self.hooks.append(store.write)
         mode = content.capture_mode()
@@ -81,7 +85,9 @@ class Recorder:
     @property
     def wants_content(self) -> bool:
         """Whether anybody reads messages: convert them only then."""
-        return bool(self.content_on_spans or self.events or self.hooks or global_hooks)
+        return bool(
+            self.content_on_spans or self.events or self.hooks or self.completions or global_hooks
+        )
 
     def deliver(self, call: Call) -> None:
         """Hand an ended call to every hook; a hook that raises is counted."""
@@ -143,7 +149,8 @@ class Recorder:
         if self.hooks:
             attributes[semconv.CALL_ID] = fields["call_id"]
         if messages and self.content_on_spans and operation != semconv.EMBEDDINGS:
-            attributes[semconv.INPUT_MESSAGES] = content.input_json(messages)
+            if not self.completions:  # they may change the messages, so those are written last
+                attributes[semconv.INPUT_MESSAGES] = content.input_json(messages)
             if tools:
                 attributes[semconv.TOOL_DEFINITIONS] = content.tool_definitions_json(tools)
         if parent is None:

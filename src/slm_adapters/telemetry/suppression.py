@@ -82,7 +82,7 @@ def inside(opened: OpenSpan, parent: Context) -> Context:
 
 def is_inside(context: Context, opened: OpenSpan) -> bool:
     """Whether ``opened`` is the innermost of our spans around here."""
-    innermost = context.get(_OPEN)
+    innermost: Any = context.get(_OPEN)
     return innermost is not None and innermost() is opened
 
 

@@ -376,3 +376,14 @@ def test_t26_a_redactor_that_returns_garbage_leaks_nothing_to_a_hook() -> None:
         recorder = Recorder(redact=garbage, hooks=[calls.append])
         recorder.open(framework="test", model="m", messages=[Message("user", SECRET)]).finish()
         assert SECRET not in calls[0].to_json()
+
+
+def test_every_feature_we_claim_names_a_test_that_exists() -> None:
+    """docs/features.md: no Y of ours without its test."""
+    text = (HERE.parent / "docs" / "features.md").read_text(encoding="utf-8")
+    rows = [line for line in text.splitlines() if line.startswith("| ") and "| Y `" in line]
+    features = [line for line in text.splitlines() if line.startswith("| ")][1:]
+    assert len(rows) == len(features) > 25
+    for row in rows:
+        file, _, test = row.rsplit("`", 2)[1].partition("::")
+        assert test in names_in(file.removeprefix("test_").removesuffix(".py")), row

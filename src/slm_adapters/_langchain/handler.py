@@ -21,6 +21,7 @@ from ..telemetry import semconv
 from ..telemetry.content import Redact
 from ..telemetry.harmless import harmless
 from ..telemetry.recorder import CallHook, CompletionHook, OpenCall, Recorder
+from ..telemetry.spending import Prices
 from . import convert, nesting, pending
 from .convert import LOCAL_PROVIDER
 from .endings import end_lost, end_with, gives_up
@@ -52,6 +53,8 @@ class CallRecorder(BaseCallbackHandler):
         hooks: Sequence[CallHook | CompletionHook] = (),
         redact: Redact | None = None,
         app: str | None = None,
+        prices: Prices | None = None,
+        energy: bool = False,
     ) -> None:
         self.recorder = Recorder(
             tracer_provider=tracer_provider,
@@ -61,6 +64,8 @@ class CallRecorder(BaseCallbackHandler):
             hooks=hooks,
             redact=redact,
             app=app,
+            prices=prices,
+            energy=energy,
         )
         self._runs = Runs(end_lost, tracer_provider)
         nesting.keep_while(self)

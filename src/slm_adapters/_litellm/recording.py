@@ -25,6 +25,7 @@ from ..telemetry.content import Redact
 from ..telemetry.harmless import harmless
 from ..telemetry.lifetimes import Lifetimes
 from ..telemetry.recorder import CallHook, CompletionHook, OpenCall, Recorder, current_call
+from ..telemetry.spending import Prices
 from . import convert, served
 from .facts import enrich, json_format, owner_of, server_of
 
@@ -85,6 +86,8 @@ class CallRecorder(CustomLogger):  # type: ignore[misc]
         hooks: Sequence[CallHook | CompletionHook] = (),
         redact: Redact | None = None,
         app: str | None = None,
+        prices: Prices | None = None,
+        energy: bool = False,
     ) -> None:
         super().__init__()
         self.recorder = Recorder(
@@ -95,6 +98,8 @@ class CallRecorder(CustomLogger):  # type: ignore[misc]
             hooks=hooks,
             redact=redact,
             app=app,
+            prices=prices,
+            energy=energy,
         )
         self._pending: dict[str, _Pending] = {}
         self._done: OrderedDict[str, None] = OrderedDict()

@@ -10,7 +10,7 @@ from opentelemetry.context import Context
 from opentelemetry.trace import Span, Status, StatusCode
 
 from ..calls import Call, Message, Outcome, Reply, Scope, Tool, Usage
-from . import content, semconv, suppression
+from . import content, semconv, spending, suppression
 from .harmless import harmless
 from .hooks import CallHook
 
@@ -96,8 +96,8 @@ class OpenCall(OpenSpan):
     """A model call in flight. Fields may be filled in until it ends."""
 
     __slots__ = (
-        "_chunks", "_last_chunk_ns", "_metrics", "fields", "first_chunk_ns", "learned",
-        "messages", "scope", "tools",
+        "_chunks", "_last_chunk_ns", "_metrics", "energy_before", "fields", "first_chunk_ns",
+        "learned", "messages", "scope", "tools",
     )  # fmt: skip
 
     def __init__(
@@ -126,6 +126,8 @@ class OpenCall(OpenSpan):
         self._metrics = recorder.metrics if not quiet and recorder.metrics.enabled else None
         #: What a client's instrumentation inside this call found out (util-genai's InferenceData).
         self.learned: Any = None
+        #: The energy counters when the call began, by source.
+        self.energy_before: dict[str, float] | None = None
 
     @property
     def wants_chunks(self) -> bool:
@@ -182,6 +184,8 @@ class OpenCall(OpenSpan):
             usage = suppression.learned(self, usage)
         elif self.quiet:
             suppression.teach(self, usage)
+        if self.recorder.prices is not None or self.energy_before or "cost" in self.fields:
+            self._spend(usage)
         kept: tuple[Reply, ...] = ()
         try:
             if replies:
@@ -194,6 +198,24 @@ class OpenCall(OpenSpan):
             self._measure(usage, error, ended_ns)
         if self.recorder.hooks or global_hooks:
             self.recorder.deliver(self._call(outcome, kept, usage, error, ended_ns))
+
+    @harmless("cost and energy")
+    def _spend(self, usage: Usage | None) -> None:
+        """Cost by the user's prices, else the framework's own; energy by the counters."""
+        fields, recorder = self.fields, self.recorder
+        if recorder.prices is not None:
+            models = (fields.get("response_model"), fields["model"])
+            price = spending.cost(recorder.prices, models, usage)
+            if price is not None:
+                fields["cost"], fields["cost_source"] = price, "prices"
+        if fields.get("cost") is not None:
+            self.note(**{semconv.COST: fields["cost"], semconv.COST_SOURCE: fields["cost_source"]})
+        if self.energy_before and recorder.energy is not None:
+            device = self.attributes.get(semconv.DEVICE)
+            spent = recorder.energy.spent(self.energy_before, device)
+            if spent is not None:
+                fields["energy_j"], fields["energy_source"] = spent
+                self.note(**{semconv.ENERGY: spent[0], semconv.ENERGY_SOURCE: spent[1]})
 
     def _tell(
         self,

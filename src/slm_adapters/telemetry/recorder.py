@@ -26,6 +26,7 @@ from .harmless import note_failure
 from .hooks import CallHook, CompletionHook, Completions, sorted_out
 from .metrics import Metrics
 from .open_call import OpenCall, OpenSpan, error_type, global_hooks
+from .spending import EnergyMeter, Prices
 
 __all__ = [
     "CallHook",
@@ -51,6 +52,8 @@ class CallSink(Protocol):
 class Recorder:
     """Opens calls and spans on one tracer, and hands ended calls to a store and hooks.
 
+    ``prices``: US dollars per million tokens, see ``spending.Prices``. ``energy``: read the
+    machine's counters around calls of local models.
     ``hooks``: functions of a ``Call``, or objects with OpenTelemetry's ``on_completion``.
     ``store``: anything with ``write(call)``. ``redact``: see ``content.Redact``. ``app``: a name
     for the program, kept in each record. The providers default to the global ones.
@@ -66,8 +69,12 @@ class Recorder:
         hooks: Sequence[CallHook | CompletionHook] = (),
         redact: content.Redact | None = None,
         app: str | None = None,
+        prices: Prices | None = None,
+        energy: bool = False,
     ) -> None:
         self.app = app
+        self.prices = prices
+        self.energy = EnergyMeter() if energy else None
         self.tracer_provider = tracer_provider
         self.redaction = content.Redaction(redact)
         self.store = store
@@ -163,6 +170,8 @@ class Recorder:
             span = self._start_span(name, parent, kind, attributes, start_time=fields["started_ns"])
             call = OpenCall(self, span, parent, fields, messages, tools, attributes, scope)
             call.context = suppression.around(call, parent)
+            if in_process and self.energy is not None:
+                call.energy_before = self.energy.read()
             return call
         span = suppression.quiet_span(parent)
         return OpenCall(self, span, parent, fields, messages, tools, attributes, scope, quiet=True)

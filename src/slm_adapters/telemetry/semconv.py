@@ -76,6 +76,10 @@ DEVICE = "slm_adapters.device"
 QUANTIZATION = "slm_adapters.quantization"
 DECODE_RATE = "slm_adapters.decode.tokens_per_second"
 QUEUE_TIME = "slm_adapters.queue.seconds"
+COST = "slm_adapters.cost.usd"
+COST_SOURCE = "slm_adapters.cost.source"
+ENERGY = "slm_adapters.energy.joules"
+ENERGY_SOURCE = "slm_adapters.energy.source"
 
 CONTENT_EVENT = "gen_ai.client.inference.operation.details"
 

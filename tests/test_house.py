@@ -98,8 +98,8 @@ PUBLIC = {
         "ToolCall", "TraceExport", "Usage", "export_traces", "role", "run", "swap",
     ],
     "slm_adapters.crewai": ["CallRecorder", "SLM", "swap", "traced"],
-    "slm_adapters.langchain": ["CallRecorder", "ChatSLM", "traced"],
-    "slm_adapters.litellm": ["CallRecorder", "register", "unregister"],
+    "slm_adapters.langchain": ["CallRecorder", "ChatSLM", "instrument", "traced", "uninstrument"],
+    "slm_adapters.litellm": ["CallRecorder", "instrument", "register", "uninstrument", "unregister"],
     "slm_adapters.testing": ["ScriptedModel", "captured_calls"],
 }  # fmt: skip
 

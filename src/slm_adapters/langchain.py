@@ -1,8 +1,9 @@
 """LangChain and LangGraph: record every model call, and answer with a small local model.
 
-    from slm_adapters.langchain import CallRecorder, ChatSLM, traced
+    from slm_adapters.langchain import CallRecorder, ChatSLM, instrument, traced
 
     chain.invoke(x, config={"callbacks": [CallRecorder()]})         # spans
+    instrument()                                                    # spans of everything
     agent = create_agent(ChatSLM("bundled", fallback=llm), tools)   # the swapped role
     llm = traced(ChatOpenAI(model="gpt-4.1-mini"), store="calls.db")
 
@@ -20,8 +21,9 @@ except ModuleNotFoundError as error:
         raise
     raise MissingExtraError("slm_adapters.langchain", "langchain-core", "langchain") from None
 
+from ._langchain.everywhere import instrument, uninstrument
 from ._langchain.handler import CallRecorder
 from ._langchain.model import ChatSLM
 from ._langchain.tracing import traced
 
-__all__ = ["CallRecorder", "ChatSLM", "traced"]
+__all__ = ["CallRecorder", "ChatSLM", "instrument", "traced", "uninstrument"]

@@ -20,7 +20,8 @@ except ModuleNotFoundError as error:
         raise
     raise MissingExtraError("slm_adapters.litellm", "litellm", "litellm") from None
 
+from ._litellm.everywhere import instrument, uninstrument
 from ._litellm.provider import register, unregister
 from ._litellm.recording import CallRecorder
 
-__all__ = ["CallRecorder", "register", "unregister"]
+__all__ = ["CallRecorder", "instrument", "register", "uninstrument", "unregister"]

@@ -11,6 +11,7 @@ from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.messages import BaseMessage
 from langchain_core.outputs import LLMResult
 from opentelemetry._logs import LoggerProvider
+from opentelemetry.context import Context
 from opentelemetry.metrics import MeterProvider
 from opentelemetry.trace import TracerProvider
 
@@ -19,8 +20,9 @@ from ..store.opening import StoreLike, open_store
 from ..telemetry import semconv
 from ..telemetry.content import Redact
 from ..telemetry.harmless import harmless
-from ..telemetry.recorder import CallHook, OpenCall, Recorder
-from . import convert, pending
+from ..telemetry.recorder import CallHook, CompletionHook, OpenCall, Recorder
+from ..telemetry.spending import Prices
+from . import convert, nesting, pending
 from .convert import LOCAL_PROVIDER
 from .endings import end_lost, end_with, gives_up
 from .runs import Run, Runs
@@ -48,9 +50,11 @@ class CallRecorder(BaseCallbackHandler):
         tracer_provider: TracerProvider | None = None,
         meter_provider: MeterProvider | None = None,
         logger_provider: LoggerProvider | None = None,
-        hooks: Sequence[CallHook] = (),
+        hooks: Sequence[CallHook | CompletionHook] = (),
         redact: Redact | None = None,
         app: str | None = None,
+        prices: Prices | None = None,
+        energy: bool = False,
     ) -> None:
         self.recorder = Recorder(
             tracer_provider=tracer_provider,
@@ -60,14 +64,17 @@ class CallRecorder(BaseCallbackHandler):
             hooks=hooks,
             redact=redact,
             app=app,
+            prices=prices,
+            energy=energy,
         )
-        self._runs = Runs(end_lost)
+        self._runs = Runs(end_lost, tracer_provider)
+        nesting.keep_while(self)
 
     @classmethod
     def over(cls, recorder: Recorder) -> CallRecorder:
         """Callbacks that feed an existing ``Recorder``."""
         made = cls.__new__(cls)
-        made.recorder, made._runs = recorder, Runs(end_lost)
+        made.recorder, made._runs = recorder, Runs(end_lost, recorder.tracer_provider)
         return made
 
     @property
@@ -79,6 +86,17 @@ class CallRecorder(BaseCallbackHandler):
         """The open call of this model run."""
         run = self._runs.get(run_id)
         return run.span if run is not None and isinstance(run.span, OpenCall) else None
+
+    def context_of(self, run_id: UUID) -> Context | None:
+        """The OpenTelemetry context inside this run, if it has a span."""
+        run = self._runs.get(run_id)
+        return run.span.context if run is not None and run.span is not None else None
+
+    def given_up(self, run_id: UUID, error: BaseException) -> None:
+        """A model call was cancelled; LangChain itself tells nobody."""
+        run = self._runs.end(run_id)
+        if run is not None:
+            end_with(run, error)
 
     def close(self) -> None:
         """End what is still open; the recorder can be used again."""
@@ -148,28 +166,36 @@ class CallRecorder(BaseCallbackHandler):
             role=role_of(run),
             run_id=run.root_id,
             in_process=provider == LOCAL_PROVIDER,
+            beside=run.beside(),
         )
         conversation = conversation_of(run)
         if conversation is not None:
             call.note(**{semconv.CONVERSATION_ID: conversation})
         run.span = call
+        nesting.entered(call)
         return call
 
-    @harmless("LangChain's on_llm_new_token")
     def on_llm_new_token(
         self, token: str | list[Any], *, chunk: Any = None, run_id: UUID, **kwargs: Any
     ) -> None:
-        self._chunk(run_id, token if isinstance(token, str) else "", "token")
+        # The one callback per chunk: no call but the lookup once nothing is left to note.
+        run = self._runs.live.get(run_id.int)
+        if run is not None and not run.chunks_done:
+            self._chunk(run, token if isinstance(token, str) else "", "token")
 
     @harmless("LangChain's on_stream_event")
     def on_stream_event(self, event: Any, *, run_id: UUID, **kwargs: Any) -> None:
+        run = self._runs.live.get(run_id.int)
+        if run is None or run.chunks_done:
+            return
         if str(event.get("event", "")).startswith("content-block"):
             delta = event.get("delta") or {}
-            self._chunk(run_id, str(delta.get("text") or ""), "event")
+            self._chunk(run, str(delta.get("text") or ""), "event")
 
-    def _chunk(self, run_id: UUID, text: str, source: str) -> None:
-        run = self._runs.get(run_id)
-        if run is None or not isinstance(call := run.span, OpenCall):
+    @harmless("a chunk of a LangChain stream")
+    def _chunk(self, run: Run, text: str, source: str) -> None:
+        call = run.span
+        if not isinstance(call, OpenCall):
             return
         if run.chunks_from is None:
             run.chunks_from = source
@@ -178,6 +204,7 @@ class CallRecorder(BaseCallbackHandler):
         # A model may report one chunk through both callbacks: the first kind seen counts.
         if run.chunks_from == source:
             call.chunk(text)
+            run.chunks_done = not call.wants_chunks
 
     @harmless("LangChain's on_llm_end")
     def on_llm_end(self, response: LLMResult, *, run_id: UUID, **kwargs: Any) -> None:
@@ -321,7 +348,9 @@ class CallRecorder(BaseCallbackHandler):
             attributes=attributes,
             parent=run.parent_context(),
             start_ns=run.started_ns,
+            beside=run.beside(),
         )
+        nesting.entered(run.span)
 
     def _text(self, value: Any) -> str:
         return self.recorder.redaction.apply_to_text(convert.json_text(value))

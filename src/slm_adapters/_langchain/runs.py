@@ -7,10 +7,11 @@ from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 from uuid import UUID
 
-from opentelemetry import context as otel_context
 from opentelemetry import trace
 from opentelemetry.context import Context
 
+from ..telemetry import suppression
+from ..telemetry.current import get_context
 from ..telemetry.lifetimes import Lifetimes
 from ..telemetry.recorder import OpenSpan
 
@@ -18,13 +19,17 @@ __all__ = ["Run", "Runs"]
 
 _LIMIT = 10_000
 
+#: Per run and tracer provider, the recorder's run that came first.
+_first: dict[tuple[int, int], Run] = {}
+
 
 class Run:
     """One open LangChain run; most of them make no span."""
 
     __slots__ = (
-        "chunks_from", "context", "metadata", "name", "owner", "parent", "root_id", "span",
-        "started_ns",
+        "chunks_done",
+        "chunks_from", "context", "key", "leader", "metadata", "name", "owner", "parent",
+        "root_id", "span", "started_ns",
     )  # fmt: skip
 
     def __init__(self, parent: Run | None, name: str | None, metadata: Mapping[str, Any]) -> None:
@@ -35,15 +40,26 @@ class Run:
         #: Where the outermost run began; inner ones inherit from it.
         self.context: Context | None = None
         self.root_id = ""
+        #: The same run in another recorder on the same provider, which heard of it first.
+        self.leader: Run | None = None
+        self.key: tuple[int, int] = (0, 0)
         #: Which callback reports this run's chunks, once one did.
         self.chunks_from: str | None = None
+        self.chunks_done = False
+
+    def beside(self) -> OpenSpan | None:
+        """The other recorder's span of this run: one span a run, whoever listens."""
+        return self.leader.span if self.leader is not None else None
 
     def parent_context(self) -> Context | None:
         """The nearest ancestor's span; else the caller's; ``None`` for the current context."""
         ancestor = self.parent
         while ancestor is not None:
             if ancestor.span is not None:
-                return ancestor.span.context
+                current = get_context()
+                # The program may have a span of its own open in there.
+                inside = suppression.is_inside(current, ancestor.span)
+                return current if inside else ancestor.span.context
             if ancestor.context is not None:
                 break
             ancestor = ancestor.parent
@@ -67,21 +83,22 @@ class Runs:
     manager then dies, and with it the run's id object: that is how a lost run is noticed.
     """
 
-    def __init__(self, on_lost: Callable[[Run, int], None]) -> None:
-        self._live: dict[int, Run] = {}
+    def __init__(self, on_lost: Callable[[Run, int], None], provider: object = None) -> None:
+        self._provider = id(provider)
+        self.live: dict[int, Run] = {}
         self._on_lost = on_lost
         self._lifetimes = Lifetimes(self._end_lost)
 
     def __len__(self) -> int:
         self.settle()
-        return len(self._live)
+        return len(self.live)
 
     def __contains__(self, run_id: UUID) -> bool:
-        return run_id.int in self._live
+        return run_id.int in self.live
 
     def get(self, run_id: UUID) -> Run | None:
         """The open run with this id."""
-        return self._live.get(run_id.int)
+        return self.live.get(run_id.int)
 
     def start(
         self,
@@ -91,29 +108,35 @@ class Runs:
         metadata: Mapping[str, Any] | None,
     ) -> Run:
         """Register a run that just started."""
-        self.settle()
-        parent = self._live.get(parent_id.int) if parent_id is not None else None
+        if self._lifetimes.lost:
+            self.settle()
+        parent = self.live.get(parent_id.int) if parent_id is not None else None
         run = Run(parent, name, metadata or {})
         if parent is None:
-            run.context = otel_context.get_current()
+            run.context = get_context()
             run.root_id = str(parent_id or run_id)
         else:
             run.root_id = parent.root_id
+        run.key = (run_id.int, self._provider)
+        first = _first.setdefault(run.key, run)
+        if first is not run:
+            run.leader = first
         run.owner = self._lifetimes.watch(run_id, run_id.int)
-        self._live[run_id.int] = run
-        if len(self._live) > _LIMIT:
+        self.live[run_id.int] = run
+        if len(self.live) > _LIMIT:
             self._evict()
         return run
 
     def end(self, run_id: UUID) -> Run | None:
         """Forget a run that ended; ``None`` when it is not open (any more)."""
-        self.settle()
-        return self._live.pop(run_id.int, None)
+        if self._lifetimes.lost:
+            self.settle()
+        return self._take(run_id.int)
 
     def inside(self, outer: Run) -> list[Run]:
         """Take out every open descendant of ``outer``, innermost last."""
-        found = [(key, run) for key, run in list(self._live.items()) if run.is_inside(outer)]
-        return [run for key, run in found if self._live.pop(key, None) is not None]
+        found = [(key, run) for key, run in list(self.live.items()) if run.is_inside(outer)]
+        return [run for key, run in found if self._take(key) is not None]
 
     def settle(self) -> None:
         """End the runs whose owner vanished, at the time it did."""
@@ -122,19 +145,25 @@ class Runs:
     def close(self) -> None:
         """End everything still open."""
         self.settle()
-        while self._live:
+        while self.live:
             self._evict()
 
     def _end_lost(self, key: Hashable, when_ns: int) -> None:
-        run = self._live.pop(key, None) if isinstance(key, int) else None
+        run = self._take(key) if isinstance(key, int) else None
         if run is not None:
             self._on_lost(run, when_ns)
 
+    def _take(self, key: int) -> Run | None:
+        run = self.live.pop(key, None)
+        if run is not None and _first.get(run.key) is run:
+            _first.pop(run.key, None)
+        return run
+
     def _evict(self) -> None:
         try:
-            key = next(iter(self._live))
+            key = next(iter(self.live))
         except (RuntimeError, StopIteration):
             return
-        run = self._live.pop(key, None)
+        run = self._take(key)
         if run is not None:
             self._on_lost(run, time.time_ns())

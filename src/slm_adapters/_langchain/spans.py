@@ -91,6 +91,7 @@ def graph_span(recorder: Recorder, run: Run) -> None:
             attributes=attributes,
             parent=run.parent_context(),
             start_ns=run.started_ns,
+            beside=run.beside(),
         )
 
 

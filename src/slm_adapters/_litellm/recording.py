@@ -24,7 +24,8 @@ from ..telemetry import semconv
 from ..telemetry.content import Redact
 from ..telemetry.harmless import harmless
 from ..telemetry.lifetimes import Lifetimes
-from ..telemetry.recorder import CallHook, OpenCall, Recorder, current_call
+from ..telemetry.recorder import CallHook, CompletionHook, OpenCall, Recorder, current_call
+from ..telemetry.spending import Prices
 from . import convert, served
 from .facts import enrich, json_format, owner_of, server_of
 
@@ -42,6 +43,12 @@ _OPERATIONS = {
 }
 _LIMIT = 10_000
 _CANCELLED = "asyncio.exceptions.CancelledError"
+
+
+#: The spans made lately, by call id and provider: another recorder on it makes no second one.
+#: All recorders hear of an outcome one after the other, so a few are enough.
+_made: OrderedDict[tuple[str, int], tuple[object, OpenCall]] = OrderedDict()
+_made_lock = threading.Lock()
 
 
 class _Pending:
@@ -76,9 +83,11 @@ class CallRecorder(CustomLogger):  # type: ignore[misc]
         tracer_provider: TracerProvider | None = None,
         meter_provider: MeterProvider | None = None,
         logger_provider: LoggerProvider | None = None,
-        hooks: Sequence[CallHook] = (),
+        hooks: Sequence[CallHook | CompletionHook] = (),
         redact: Redact | None = None,
         app: str | None = None,
+        prices: Prices | None = None,
+        energy: bool = False,
     ) -> None:
         super().__init__()
         self.recorder = Recorder(
@@ -89,6 +98,8 @@ class CallRecorder(CustomLogger):  # type: ignore[misc]
             hooks=hooks,
             redact=redact,
             app=app,
+            prices=prices,
+            energy=energy,
         )
         self._pending: dict[str, _Pending] = {}
         self._done: OrderedDict[str, None] = OrderedDict()
@@ -205,6 +216,8 @@ class CallRecorder(CustomLogger):  # type: ignore[misc]
                 return
             # Kept: a retry may follow under the same id, with no failure of its own reported.
             pending.reported = True
+            # LiteLLM's dict of the call holds the prompt, and is not needed any more.
+            pending.details = {}
         if pending.outer is None:
             error = kwargs.get("exception") or "_OTHER"
             self._open(pending, kwargs, start).fail(error, end_ns=convert.nanoseconds(end))
@@ -267,9 +280,22 @@ class CallRecorder(CustomLogger):  # type: ignore[misc]
             start_ns=started,
             attempt=pending.attempts,
             in_process=local,
+            beside=self._made_by_another(kwargs),
         )
         call.note(**server_of(kwargs))
+        with _made_lock:
+            _made.setdefault(self._key(kwargs), (self, call))
+            while len(_made) > 64:
+                _made.popitem(last=False)
         return call
+
+    def _key(self, kwargs: Mapping[str, Any]) -> tuple[str, int]:
+        return str(kwargs.get("litellm_call_id")), id(self.recorder.tracer_provider)
+
+    def _made_by_another(self, kwargs: Mapping[str, Any]) -> OpenCall | None:
+        with _made_lock:
+            owner, call = _made.get(self._key(kwargs), (self, None))
+        return call if owner is not self else None
 
 
 def _lists() -> tuple[list[Any], ...]:

@@ -96,12 +96,12 @@ class Redaction:
 
 def input_json(messages: Iterable[Message]) -> str:
     """``gen_ai.input.messages`` as a JSON string within the size limit."""
-    return _fitted(input_parts(messages))
+    return fitted(input_parts(messages))
 
 
 def output_json(replies: Iterable[Reply]) -> str:
     """``gen_ai.output.messages``: one message per choice, as a JSON string within the limit."""
-    return _fitted(output_parts(replies))
+    return fitted(output_parts(replies))
 
 
 def input_parts(messages: Iterable[Message]) -> list[dict[str, Any]]:
@@ -163,7 +163,7 @@ def text_within_limit(text: str) -> str:
     return text if len(text) <= LIMIT else _cut(text, LIMIT)
 
 
-def _fitted(messages: list[dict[str, Any]]) -> str:
+def fitted(messages: list[dict[str, Any]]) -> str:
     """JSON of at most about ``LIMIT`` characters: the longest texts are cut, never the JSON."""
     text = _dumps(messages)
     longest = LIMIT

@@ -25,14 +25,14 @@ class Events:
         self._logger = get_logger("slm_adapters", logger_provider=logger_provider)
 
     @harmless("the content event")
-    def emit(
+    def record(
         self,
         call: OpenCall,
         attributes: Mapping[str, Any],
         replies: Sequence[Reply],
         error: str | None,
         ended_ns: int,
-    ) -> None:
+    ) -> LogRecord:
         """One event with the span's attributes and structured messages."""
         body = {key: value for key, value in attributes.items() if value is not None}
         body.pop(semconv.INPUT_MESSAGES, None)
@@ -44,12 +44,15 @@ class Events:
             body[semconv.TOOL_DEFINITIONS] = content.tool_definitions(call.tools)
         if error is not None:
             body[semconv.ERROR_TYPE] = error
-        self._logger.emit(
-            LogRecord(
-                timestamp=ended_ns,
-                context=call.context,
-                severity_number=SeverityNumber.INFO,
-                event_name=semconv.CONTENT_EVENT,
-                attributes=body,
-            )
+        return LogRecord(
+            timestamp=ended_ns,
+            context=call.context,
+            severity_number=SeverityNumber.INFO,
+            event_name=semconv.CONTENT_EVENT,
+            attributes=body,
         )
+
+    @harmless("the content event")
+    def emit(self, record: LogRecord) -> None:
+        """Send what :meth:`record` made; hooks may have changed it."""
+        self._logger.emit(record)

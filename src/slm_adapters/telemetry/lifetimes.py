@@ -27,7 +27,8 @@ class Lifetimes:
     """
 
     def __init__(self, on_lost: Callable[[Hashable, int], None]) -> None:
-        self._lost: deque[tuple[Hashable, int]] = deque()
+        #: What was noticed and not reported yet.
+        self.lost: deque[tuple[Hashable, int]] = deque()
         self._on_lost = on_lost
         _all.add(self)
 
@@ -42,9 +43,9 @@ class Lifetimes:
 
     def settle(self) -> None:
         """Report the losses noticed so far; on an event loop this happens by itself."""
-        while self._lost:
+        while self.lost:
             try:
-                key, when_ns = self._lost.popleft()
+                key, when_ns = self.lost.popleft()
             except IndexError:
                 return  # another thread was faster
             self._on_lost(key, when_ns)
@@ -52,7 +53,7 @@ class Lifetimes:
     def _vanished(self, watched: weakref.ref[object]) -> None:
         # May run inside the garbage collector, under anybody's lock: note it, do nothing else.
         assert isinstance(watched, _Watched)
-        self._lost.append((watched.key, time.time_ns()))
+        self.lost.append((watched.key, time.time_ns()))
         try:
             asyncio.get_running_loop().call_soon(self.settle)
         except RuntimeError:

@@ -6,16 +6,20 @@ provider nothing is computed.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
 from opentelemetry import metrics
-from opentelemetry.metrics import Histogram, MeterProvider
+from opentelemetry.metrics import Histogram, MeterProvider, _internal
 
 from ..calls import Usage
 from . import semconv
 
 __all__ = ["Metrics"]
+
+#: A meter provider named in the environment is loaded when somebody asks.
+_CONFIGURED = "OTEL_PYTHON_METER_PROVIDER" in os.environ
 
 #: The labels a call's metrics may carry.
 _CALL_LABELS = (
@@ -46,7 +50,11 @@ class Metrics:
     @property
     def enabled(self) -> bool:
         """Whether anybody collects metrics."""
-        provider = self._provider or metrics.get_meter_provider()
+        provider = self._provider
+        if provider is None:
+            if _nobody_set_one():
+                return False
+            provider = metrics.get_meter_provider()
         return type(provider).__name__ not in ("_ProxyMeterProvider", "NoOpMeterProvider")
 
     def call_ended(
@@ -122,6 +130,11 @@ class Metrics:
         if self._meter is None:
             self._meter = metrics.get_meter("slm_adapters", meter_provider=self._provider)
         return self._meter
+
+
+def _nobody_set_one() -> bool:
+    # Asking the API reads the environment, which costs as much as a tenth of a span.
+    return getattr(_internal, "_METER_PROVIDER", ...) is None and not _CONFIGURED
 
 
 def _kept(labels: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:

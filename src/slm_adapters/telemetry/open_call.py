@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry.context import Context
 from opentelemetry.trace import Span, Status, StatusCode
 
-from ..calls import Call, Message, Outcome, Reply, Tool, Usage, current_scope
-from . import content, semconv
+from ..calls import Call, Message, Outcome, Reply, Scope, Tool, Usage
+from . import content, semconv, spending, suppression
 from .harmless import harmless
+from .hooks import CallHook
 
 if TYPE_CHECKING:
     from .recorder import Recorder
 
 __all__ = ["CallHook", "OpenCall", "OpenSpan", "error_type", "global_hooks"]
-
-#: Called once with every ended call, whatever the sampling decision; exceptions are counted.
-CallHook = Callable[[Call], None]
 
 #: Hooks every recorder feeds, for test doubles that watch a whole process.
 global_hooks: list[CallHook] = []
@@ -29,7 +27,9 @@ class OpenSpan:
     """An open agent, task, tool or workflow span. Ends once; later ends are ignored."""
 
     __slots__ = (
-        "_ended", "attributes", "context", "labels", "operation", "recorder", "span", "started_ns",
+        "__weakref__",
+        "_ended", "attributes", "context", "labels", "operation", "quiet", "recorder",
+        "span", "started_ns",
     )  # fmt: skip
 
     def __init__(
@@ -40,8 +40,12 @@ class OpenSpan:
         operation: str,
         labels: Mapping[str, Any],
         started_ns: int,
+        *,
+        quiet: bool = False,
     ) -> None:
         self.recorder, self.span, self.operation = recorder, span, operation
+        #: Whether somebody else has the span and the metrics of this.
+        self.quiet = quiet
         self.started_ns = started_ns
         #: What the span was started with; metrics pick their labels from it.
         self.labels = labels
@@ -70,7 +74,7 @@ class OpenSpan:
         end_ns = end_ns or time.time_ns()
         self.span.end(end_ns)
         metrics = self.recorder.metrics
-        if metrics.enabled:
+        if metrics.enabled and not self.quiet:
             labels = {**self.labels, **self.attributes, semconv.ERROR_TYPE: kind}
             metrics.span_ended(self.operation, labels, (end_ns - self.started_ns) / 1e9)
 
@@ -92,8 +96,8 @@ class OpenCall(OpenSpan):
     """A model call in flight. Fields may be filled in until it ends."""
 
     __slots__ = (
-        "_chunks", "_last_chunk_ns", "_metrics", "fields", "first_chunk_ns", "messages", "scope",
-        "tools",
+        "_chunks", "_last_chunk_ns", "_metrics", "energy_before", "fields", "first_chunk_ns",
+        "learned", "messages", "scope", "tools",
     )  # fmt: skip
 
     def __init__(
@@ -105,15 +109,30 @@ class OpenCall(OpenSpan):
         messages: Sequence[Message],
         tools: Sequence[Tool],
         labels: Mapping[str, Any],
+        scope: Scope,
+        *,
+        quiet: bool = False,
     ) -> None:
-        super().__init__(recorder, span, context, fields["operation"], labels, fields["started_ns"])
+        # Written out: calling super() would be a tenth of all this costs.
+        self.recorder, self.span, self.context, self.labels = recorder, span, context, labels
+        self.operation, self.started_ns = fields["operation"], fields["started_ns"]
+        self.attributes, self._ended, self.quiet = {}, False, quiet
         self.fields = fields
-        self.scope = current_scope()
+        self.scope = scope
         self.messages, self.tools = messages, tools
         self.first_chunk_ns: int | None = None
         self._last_chunk_ns = 0
         self._chunks: list[str] = []
-        self._metrics = recorder.metrics if recorder.metrics.enabled else None
+        self._metrics = recorder.metrics if not quiet and recorder.metrics.enabled else None
+        #: What a client's instrumentation inside this call found out (util-genai's InferenceData).
+        self.learned: Any = None
+        #: The energy counters when the call began, by source.
+        self.energy_before: dict[str, float] | None = None
+
+    @property
+    def wants_chunks(self) -> bool:
+        """Whether chunks after the first matter: for a metric, or to keep their text."""
+        return self._metrics is not None or self.recorder.wants_content
 
     def chunk(self, text: str | None = None) -> None:
         """A piece of a stream arrived; its text is kept in case the stream is given up."""
@@ -136,7 +155,7 @@ class OpenCall(OpenSpan):
         end_ns: int | None = None,
     ) -> None:
         """The call succeeded."""
-        self.fields.update(response_model=response_model, response_id=response_id)
+        self.fields["response_model"], self.fields["response_id"] = response_model, response_id
         self._finish("finished", tuple(replies), usage, None, end_ns)
 
     def fail(self, error: BaseException | str, *, end_ns: int | None = None) -> None:
@@ -161,26 +180,77 @@ class OpenCall(OpenSpan):
         if not self._close():
             return
         ended_ns = end_ns or time.time_ns()
+        if self.learned is not None:
+            usage = suppression.learned(self, usage)
+        elif self.quiet:
+            suppression.teach(self, usage)
+        if self.recorder.prices is not None or self.energy_before or "cost" in self.fields:
+            self._spend(usage)
+        kept: tuple[Reply, ...] = ()
         try:
-            kept = self.recorder.redaction.apply_to_replies(replies) if replies else ()
-            recording = self.span.is_recording()
-            ended = {}
-            if recording or self.recorder.events is not None:
-                ended = self._end_attributes(outcome, replies, usage)
-            if recording:
-                if kept and self.recorder.content_on_spans:
-                    self.span.set_attribute(semconv.OUTPUT_MESSAGES, content.output_json(kept))
-                self._write(ended)
-                if error is not None:
-                    self._mark_failed(error)
-            if self.recorder.events is not None:
-                self.recorder.events.emit(self, {**self.labels, **ended}, kept, error, ended_ns)
+            if replies:
+                kept = self.recorder.redaction.apply_to_replies(replies)
+            self._tell(outcome, replies, kept, usage, error, ended_ns)
         finally:
-            self.span.end(ended_ns)
+            if not self.quiet:
+                self.span.end(ended_ns)
         if self._metrics is not None:
             self._measure(usage, error, ended_ns)
         if self.recorder.hooks or global_hooks:
             self.recorder.deliver(self._call(outcome, kept, usage, error, ended_ns))
+
+    @harmless("cost and energy")
+    def _spend(self, usage: Usage | None) -> None:
+        """Cost by the user's prices, else the framework's own; energy by the counters."""
+        fields, recorder = self.fields, self.recorder
+        if recorder.prices is not None:
+            models = (fields.get("response_model"), fields["model"])
+            price = spending.cost(recorder.prices, models, usage)
+            if price is not None:
+                fields["cost"], fields["cost_source"] = price, "prices"
+        if fields.get("cost") is not None:
+            self.note(**{semconv.COST: fields["cost"], semconv.COST_SOURCE: fields["cost_source"]})
+        if self.energy_before and recorder.energy is not None:
+            device = self.attributes.get(semconv.DEVICE)
+            spent = recorder.energy.spent(self.energy_before, device)
+            if spent is not None:
+                fields["energy_j"], fields["energy_source"] = spent
+                self.note(**{semconv.ENERGY: spent[0], semconv.ENERGY_SOURCE: spent[1]})
+
+    def _tell(
+        self,
+        outcome: Outcome,
+        replies: Sequence[Reply],
+        kept: Sequence[Reply],
+        usage: Usage | None,
+        error: str | None,
+        ended_ns: int,
+    ) -> None:
+        """Write the span's last attributes and the event."""
+        # The event is of inference; embeddings have none, and no messages.
+        silent = self.quiet or self.operation == semconv.EMBEDDINGS
+        events = None if silent else self.recorder.events
+        recording, hooks = self.span.is_recording(), self.recorder.completions
+        if not recording and events is None and not hooks:
+            return
+        ended = self._end_attributes(outcome, replies, usage)
+        record = None
+        if events is not None:
+            record = events.record(self, {**self.labels, **ended}, kept, error, ended_ns)
+        said = hooks.tell(self, kept, record) if hooks else None
+        if recording:
+            if self.recorder.content_on_spans and not silent:
+                if said is not None:
+                    ended[semconv.INPUT_MESSAGES] = said.input_json()
+                    ended[semconv.OUTPUT_MESSAGES] = said.output_json()
+                elif kept:
+                    ended[semconv.OUTPUT_MESSAGES] = content.output_json(kept)
+            if ended:
+                self.span.set_attributes(ended)
+            if error is not None:
+                self._mark_failed(error)
+        if events is not None and record is not None:
+            events.emit(record)
 
     @harmless("metrics")
     def _measure(self, usage: Usage | None, error: str | None, ended_ns: int) -> None:
@@ -196,26 +266,28 @@ class OpenCall(OpenSpan):
     def _end_attributes(
         self, outcome: Outcome, replies: Sequence[Reply], usage: Usage | None
     ) -> dict[str, Any]:
-        reasons = tuple(reply.finish_reason for reply in replies)
+        fields, attributes = self.fields, {}
+        if fields.get("response_model"):
+            attributes[semconv.RESPONSE_MODEL] = fields["response_model"]
+        if fields.get("response_id"):
+            attributes[semconv.RESPONSE_ID] = fields["response_id"]
         if outcome != "finished":
-            reasons = ("error",)
-        attributes: dict[str, Any] = {
-            semconv.RESPONSE_MODEL: self.fields.get("response_model"),
-            semconv.RESPONSE_ID: self.fields.get("response_id"),
+            attributes[semconv.RESPONSE_FINISH_REASONS] = ("error",)
+            attributes[semconv.OUTCOME] = outcome
+        elif replies:
             # One per choice, or none: a reason the provider did not give is not made up.
-            semconv.RESPONSE_FINISH_REASONS: reasons if reasons and all(reasons) else None,
-            semconv.OUTCOME: outcome if outcome != "finished" else None,
-        }
+            reasons = [reply.finish_reason for reply in replies]
+            if None not in reasons:
+                attributes[semconv.RESPONSE_FINISH_REASONS] = reasons
         if usage is not None:
-            attributes[semconv.USAGE_INPUT_TOKENS] = usage.input_tokens
-            attributes[semconv.USAGE_OUTPUT_TOKENS] = usage.output_tokens
-            attributes[semconv.USAGE_CACHE_READ_TOKENS] = usage.cached_tokens
-            attributes[semconv.USAGE_CACHE_WRITE_TOKENS] = usage.cache_write_tokens
-            attributes[semconv.USAGE_REASONING_TOKENS] = usage.reasoning_tokens
-        if self.fields.get("streamed") and self.first_chunk_ns is not None:
+            semconv.add_usage(attributes, usage)
+        if self.first_chunk_ns is not None and fields["streamed"]:
             waited = (self.first_chunk_ns - self.started_ns) / 1e9
             attributes[semconv.RESPONSE_TIME_TO_FIRST_CHUNK] = waited
-        return attributes | self.attributes
+        for name, value in self.attributes.items():
+            if value is not None:
+                attributes[name] = value
+        return attributes
 
     def _call(
         self,

@@ -10,25 +10,27 @@ import contextlib
 import random
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextvars import ContextVar
 from typing import Any, Protocol
 
-from opentelemetry import context as otel_context
 from opentelemetry import trace
 from opentelemetry._logs import LoggerProvider
 from opentelemetry.context import Context
 from opentelemetry.metrics import MeterProvider
-from opentelemetry.trace import Span, TracerProvider
+from opentelemetry.trace import TracerProvider
 
 from ..calls import Call, Message, Tool, current_scope
-from . import content, semconv
+from . import content, semconv, suppression
+from .current import get_context, set_context
 from .events import Events
 from .harmless import note_failure
+from .hooks import CallHook, CompletionHook, Completions, sorted_out
 from .metrics import Metrics
-from .open_call import CallHook, OpenCall, OpenSpan, error_type, global_hooks
+from .open_call import OpenCall, OpenSpan, error_type, global_hooks
+from .spending import EnergyMeter, Prices
 
 __all__ = [
     "CallHook",
+    "CompletionHook",
     "OpenCall",
     "OpenSpan",
     "Recorder",
@@ -50,6 +52,9 @@ class CallSink(Protocol):
 class Recorder:
     """Opens calls and spans on one tracer, and hands ended calls to a store and hooks.
 
+    ``prices``: US dollars per million tokens, see ``spending.Prices``. ``energy``: read the
+    machine's counters around calls of local models.
+    ``hooks``: functions of a ``Call``, or objects with OpenTelemetry's ``on_completion``.
     ``store``: anything with ``write(call)``. ``redact``: see ``content.Redact``. ``app``: a name
     for the program, kept in each record. The providers default to the global ones.
     """
@@ -61,14 +66,20 @@ class Recorder:
         meter_provider: MeterProvider | None = None,
         logger_provider: LoggerProvider | None = None,
         store: CallSink | None = None,
-        hooks: Sequence[CallHook] = (),
+        hooks: Sequence[CallHook | CompletionHook] = (),
         redact: content.Redact | None = None,
         app: str | None = None,
+        prices: Prices | None = None,
+        energy: bool = False,
     ) -> None:
         self.app = app
+        self.prices = prices
+        self.energy = EnergyMeter() if energy else None
+        self.tracer_provider = tracer_provider
         self.redaction = content.Redaction(redact)
         self.store = store
-        self.hooks: list[CallHook] = [*hooks]
+        self.hooks, contract = sorted_out(hooks)
+        self.completions = Completions(contract)
         if store is not None:
             self.hooks.append(store.write)
         mode = content.capture_mode()
@@ -81,7 +92,9 @@ class Recorder:
     @property
     def wants_content(self) -> bool:
         """Whether anybody reads messages: convert them only then."""
-        return bool(self.content_on_spans or self.events or self.hooks or global_hooks)
+        return bool(
+            self.content_on_spans or self.events or self.hooks or self.completions or global_hooks
+        )
 
     def deliver(self, call: Call) -> None:
         """Hand an ended call to every hook; a hook that raises is counted."""
@@ -111,14 +124,16 @@ class Recorder:
         parent_id: str | None = None,
         attempt: int = 1,
         in_process: bool = False,
+        beside: OpenSpan | None = None,
     ) -> OpenCall:
         """Start a model call; ``parent`` defaults to the current OpenTelemetry context.
 
-        An ambient ``role(...)`` or ``run(...)`` wins over the framework's own names.
+        An ambient ``role(...)`` or ``run(...)`` wins over the framework's own names. ``beside``:
+        another recorder's span of the same call; then this one keeps a record only.
         """
         scope = current_scope()
-        messages = self.redaction.apply(messages) if messages else ()
-        started = start_ns or time.time_ns()
+        if messages:
+            messages = self.redaction.apply(messages)
         fields: dict[str, Any] = {
             # No uuid4: reading the system's randomness costs more than the rest of this method.
             "call_id": f"{random.getrandbits(128):032x}",
@@ -131,32 +146,35 @@ class Recorder:
             "task": task,
             "provider": provider,
             "model": model,
-            "params": dict(params or {}),
+            "params": dict(params) if params else {},
             "response_format": response_format,
             "streamed": stream,
-            "started_ns": started,
+            "started_ns": start_ns or time.time_ns(),
             "attempt": attempt,
         }
-        attributes: dict[str, Any] = {
-            semconv.OPERATION_NAME: operation,
-            semconv.PROVIDER_NAME: provider or "unknown",
-            semconv.REQUEST_MODEL: model,
-            semconv.REQUEST_STREAM: True if stream else None,
-            semconv.ROLE: fields["role"],
-            semconv.TASK_NAME: task,
-            semconv.RUN_ID: fields["run_id"],
-            semconv.CALL_ID: fields["call_id"] if self.hooks else None,
-            semconv.OUTPUT_TYPE: "json" if response_format else None,
-            **semconv.request_attributes(fields["params"]),
-        }
-        if self.content_on_spans and messages:
-            attributes[semconv.INPUT_MESSAGES] = content.input_json(messages)
+        attributes = semconv.call_attributes(fields)
+        if self.hooks:
+            attributes[semconv.CALL_ID] = fields["call_id"]
+        if messages and self.content_on_spans and operation != semconv.EMBEDDINGS:
+            if not self.completions:  # they may change the messages, so those are written last
+                attributes[semconv.INPUT_MESSAGES] = content.input_json(messages)
             if tools:
                 attributes[semconv.TOOL_DEFINITIONS] = content.tool_definitions_json(tools)
-        kind = semconv.span_kind(operation, in_process=in_process)
-        name = semconv.span_name(operation, model)
-        span, context = self._start(name, kind, attributes, parent, started)
-        return OpenCall(self, span, context, fields, messages, tools, attributes)
+        if parent is None:
+            parent = get_context()
+        if beside is not None:
+            parent = beside.context
+        elif not suppression.is_suppressed(parent):
+            name = f"{operation} {model}" if model else operation
+            kind = semconv.span_kind(operation, in_process=in_process)
+            span = self._start_span(name, parent, kind, attributes, start_time=fields["started_ns"])
+            call = OpenCall(self, span, parent, fields, messages, tools, attributes, scope)
+            call.context = suppression.around(call, parent)
+            if in_process and self.energy is not None:
+                call.energy_before = self.energy.read()
+            return call
+        span = suppression.quiet_span(parent)
+        return OpenCall(self, span, parent, fields, messages, tools, attributes, scope, quiet=True)
 
     def span(
         self,
@@ -166,53 +184,48 @@ class Recorder:
         attributes: Mapping[str, Any] | None = None,
         parent: Context | None = None,
         start_ns: int | None = None,
+        beside: OpenSpan | None = None,
     ) -> OpenSpan:
-        """Start an agent, task, tool or workflow span."""
+        """Start an agent, task, tool or workflow span; ``beside`` as in :meth:`open`."""
         attributes = {semconv.OPERATION_NAME: operation, **(attributes or {})}
         name, kind = semconv.span_name(operation, target), semconv.span_kind(operation)
         started = start_ns or time.time_ns()
-        span, context = self._start(name, kind, attributes, parent, started)
-        return OpenSpan(self, span, context, operation, attributes, started)
-
-    def _start(
-        self,
-        name: str,
-        kind: trace.SpanKind,
-        attributes: Mapping[str, Any],
-        parent: Context | None,
-        start_ns: int | None,
-    ) -> tuple[Span, Context]:
-        parent = parent if parent is not None else otel_context.get_current()
+        if parent is None:
+            parent = get_context()
+        if beside is not None or suppression.is_silenced(parent):
+            context = beside.context if beside is not None else parent
+            span = suppression.quiet_span(context)
+            return OpenSpan(self, span, context, operation, attributes, started, quiet=True)
         present = {key: value for key, value in attributes.items() if value is not None}
-        span = self._start_span(name, parent, kind, present, start_time=start_ns)
-        return span, trace.set_span_in_context(span, parent)
+        span = self._start_span(name, parent, kind, present, start_time=started)
+        opened = OpenSpan(self, span, parent, operation, attributes, started)
+        opened.context = suppression.inside(opened, parent)
+        return opened
 
 
-_current_call: ContextVar[OpenCall | None] = ContextVar("slm_adapters_open_call", default=None)
 _default: Recorder | None = None
 
 
 def current_call() -> OpenCall | None:
     """The call a framework's recorder opened around the running code, if it is still open."""
-    call = _current_call.get()
+    call = suppression.call_in(get_context())
     return None if call is None or call.ended else call
 
 
 @contextlib.contextmanager
 def as_current_call(call: OpenCall) -> Iterator[None]:
     """Make ``call`` the current one, and its span the current OpenTelemetry span."""
-    outer_call, outer_context = _current_call.get(), otel_context.get_current()
-    set_current_call(call, call.context)
+    outer = get_context()
+    set_context(call.context)
     try:
         yield
     finally:
-        set_current_call(outer_call, outer_context)
+        set_context(outer)
 
 
 def set_current_call(call: OpenCall | None, context: Context) -> None:
-    """Set both by value: tokens cannot be reset from another task or thread."""
-    _current_call.set(call)
-    otel_context.attach(context)
+    """Make ``context`` current; ``call`` is the one it was made for, and travels in it."""
+    set_context(context)
 
 
 def default_recorder() -> Recorder:

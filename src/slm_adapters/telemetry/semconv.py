@@ -13,6 +13,8 @@ from typing import Any
 
 from opentelemetry.trace import SpanKind
 
+from ..calls import Usage
+
 # Operations
 CHAT = "chat"
 TEXT_COMPLETION = "text_completion"
@@ -74,6 +76,10 @@ DEVICE = "slm_adapters.device"
 QUANTIZATION = "slm_adapters.quantization"
 DECODE_RATE = "slm_adapters.decode.tokens_per_second"
 QUEUE_TIME = "slm_adapters.queue.seconds"
+COST = "slm_adapters.cost.usd"
+COST_SOURCE = "slm_adapters.cost.source"
+ENERGY = "slm_adapters.energy.joules"
+ENERGY_SOURCE = "slm_adapters.energy.source"
 
 CONTENT_EVENT = "gen_ai.client.inference.operation.details"
 
@@ -108,9 +114,34 @@ def span_kind(operation: str, *, in_process: bool = False) -> SpanKind:
     return SpanKind.CLIENT
 
 
-def request_attributes(params: Mapping[str, Any]) -> dict[str, Any]:
+def call_attributes(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """What a model call's span starts with; ``fields`` are a ``Call``'s."""
+    attributes: dict[str, Any] = {
+        OPERATION_NAME: fields["operation"],
+        PROVIDER_NAME: fields["provider"] or "unknown",
+    }
+    for name, attribute in _CALL_FIELDS:
+        value = fields[name]
+        if value:
+            attributes[attribute] = value
+    if fields["response_format"]:
+        attributes[OUTPUT_TYPE] = "json"
+    if fields["params"]:
+        _add_parameters(attributes, fields["params"])
+    return attributes
+
+
+_CALL_FIELDS = (
+    ("model", REQUEST_MODEL),
+    ("run_id", RUN_ID),
+    ("role", ROLE),
+    ("task", TASK_NAME),
+    ("streamed", REQUEST_STREAM),
+)
+
+
+def _add_parameters(attributes: dict[str, Any], params: Mapping[str, Any]) -> None:
     """The parameters that have a name in the conventions, in the types they ask for."""
-    attributes: dict[str, Any] = {}
     for name, value in params.items():
         attribute = REQUEST_PARAMETERS.get(name)
         if attribute is None or value is None or value == []:
@@ -123,7 +154,18 @@ def request_attributes(params: Mapping[str, Any]) -> dict[str, Any]:
     count = params.get("n")
     if isinstance(count, int) and count > 1:
         attributes["gen_ai.request.choice.count"] = count
-    return attributes
+
+
+def add_usage(attributes: dict[str, Any], usage: Usage) -> None:
+    """Token counts; the details only when they are known."""
+    attributes[USAGE_INPUT_TOKENS] = usage.input_tokens
+    attributes[USAGE_OUTPUT_TOKENS] = usage.output_tokens
+    if usage.cached_tokens is not None:
+        attributes[USAGE_CACHE_READ_TOKENS] = usage.cached_tokens
+    if usage.cache_write_tokens is not None:
+        attributes[USAGE_CACHE_WRITE_TOKENS] = usage.cache_write_tokens
+    if usage.reasoning_tokens is not None:
+        attributes[USAGE_REASONING_TOKENS] = usage.reasoning_tokens
 
 
 #: Frameworks' and providers' spellings -> the conventions' finish reasons.

@@ -1,0 +1,321 @@
+"""What happens inside a model call, a tool or a retriever nests under its span.
+
+Callbacks cannot do that: asynchronous ends run on copied contexts, and a stream's consumer runs
+between its chunks. So LangChain's own methods are wrapped, as long as a recorder lives: the span
+is current for the duration of each step and never between steps.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import threading
+import weakref
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
+from contextvars import ContextVar
+from typing import Any, Protocol
+
+from langchain_core.language_models import BaseChatModel, BaseLLM
+from langchain_core.retrievers import BaseRetriever
+from langchain_core.tools import BaseTool
+from opentelemetry.context import Context
+
+from ..telemetry.current import get_context, set_context
+from ..telemetry.harmless import warn_once
+from ..telemetry.recorder import OpenSpan
+
+__all__ = ["Listener", "entered", "keep_while"]
+
+
+class Listener(Protocol):
+    """What is asked of a handler among LangChain's."""
+
+    def context_of(self, run_id: Any) -> Context | None: ...
+
+    def given_up(self, run_id: Any, error: BaseException) -> None: ...
+
+
+class _Guard:
+    """A step under way; the handler that hears of its run first says which context it is in."""
+
+    __slots__ = ("inside",)
+
+    def __init__(self) -> None:
+        self.inside: Context | None = None
+
+
+_guard: ContextVar[_Guard | None] = ContextVar("slm_adapters_guard", default=None)
+
+
+def entered(span: OpenSpan) -> None:
+    """A run started: inside a guarded step, its span is current from here on."""
+    guard = _guard.get()
+    if guard is not None and guard.inside is None:
+        guard.inside = span.context
+        set_context(span.context)
+
+
+def _listeners(run_manager: Any) -> list[Listener]:
+    handlers = run_manager.handlers if run_manager is not None else ()
+    return [handler for handler in handlers if hasattr(handler, "context_of")]
+
+
+def _inside(run_manager: Any) -> Context | None:
+    """The context of the first recorder's span for this run."""
+    if run_manager is None:
+        return None
+    for handler in run_manager.handlers:
+        if hasattr(handler, "context_of"):
+            context: Context | None = handler.context_of(run_manager.run_id)
+            if context is not None:
+                return context
+    return None
+
+
+# One step: the run is known, or it becomes known while the step runs
+
+
+def _known(original: Any, manager_of: Callable[..., Any]) -> Any:
+    @functools.wraps(original)
+    def wrapped(self: Any, *args: Any, **kwargs: Any) -> Any:
+        inside = _inside(manager_of(args, kwargs))
+        if inside is None:
+            return original(self, *args, **kwargs)
+        outer = get_context()
+        set_context(inside)
+        try:
+            return original(self, *args, **kwargs)
+        finally:
+            set_context(outer)
+
+    return wrapped
+
+
+def _aknown(original: Any, manager_of: Callable[..., Any]) -> Any:
+    @functools.wraps(original)
+    async def wrapped(self: Any, *args: Any, **kwargs: Any) -> Any:
+        manager = manager_of(args, kwargs)
+        inside = _inside(manager)
+        if inside is None:
+            return await original(self, *args, **kwargs)
+        outer = get_context()
+        set_context(inside)
+        try:
+            return await original(self, *args, **kwargs)
+        except asyncio.CancelledError as error:
+            # LangChain tells no callback of it.
+            for listener in _listeners(manager):
+                listener.given_up(manager.run_id, error)
+            raise
+        finally:
+            set_context(outer)
+
+    return wrapped
+
+
+def _guarded(original: Any) -> Any:
+    @functools.wraps(original)
+    def wrapped(self: Any, *args: Any, **kwargs: Any) -> Any:
+        outer, before = get_context(), _guard.get()
+        _guard.set(_Guard())
+        try:
+            return original(self, *args, **kwargs)
+        finally:
+            _guard.set(before)
+            set_context(outer)
+
+    return wrapped
+
+
+def _aguarded(original: Any) -> Any:
+    @functools.wraps(original)
+    async def wrapped(self: Any, *args: Any, **kwargs: Any) -> Any:
+        outer, before = get_context(), _guard.get()
+        _guard.set(_Guard())
+        try:
+            return await original(self, *args, **kwargs)
+        finally:
+            _guard.set(before)
+            set_context(outer)
+
+    return wrapped
+
+
+# Streams: every step of the producer inside, every step of the consumer outside
+
+
+def _stream(original: Any) -> Any:
+    @functools.wraps(original)
+    def wrapped(self: Any, *args: Any, **kwargs: Any) -> Iterator[Any]:
+        return _steps(original(self, *args, **kwargs), None)
+
+    return wrapped
+
+
+def _astream(original: Any) -> Any:
+    @functools.wraps(original)
+    def wrapped(self: Any, *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
+        return _asteps(original(self, *args, **kwargs), None)
+
+    return wrapped
+
+
+def _events(original: Any) -> Any:
+    @functools.wraps(original)
+    def wrapped(self: Any, *args: Any, **kwargs: Any) -> Iterator[Any]:
+        steps = original(self, *args, **kwargs)
+        inside = _inside(kwargs.get("run_manager"))
+        return steps if inside is None else _steps(steps, inside)
+
+    return wrapped
+
+
+def _aevents(original: Any) -> Any:
+    @functools.wraps(original)
+    def wrapped(self: Any, *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
+        steps = original(self, *args, **kwargs)
+        inside = _inside(kwargs.get("run_manager"))
+        return steps if inside is None else _asteps(steps, inside)
+
+    return wrapped
+
+
+def _steps(inner: Generator[Any, None, Any], inside: Context | None) -> Iterator[Any]:
+    guard, outer, before = _Guard(), get_context(), _guard.get()
+    _guard.set(guard)
+    set_context(inside or outer)
+    try:
+        item = next(inner, inner)
+    finally:
+        _guard.set(before)
+        set_context(outer)
+    inside = inside or guard.inside
+    while item is not inner:
+        try:
+            yield item
+        except GeneratorExit:
+            inner.close()
+            raise
+        except BaseException as error:
+            item = inner.throw(error)
+            continue
+        if inside is None:
+            item = next(inner, inner)
+            continue
+        outer = get_context()
+        set_context(inside)
+        try:
+            item = next(inner, inner)
+        finally:
+            set_context(outer)
+
+
+async def _asteps(inner: Any, inside: Context | None) -> AsyncIterator[Any]:
+    guard, outer, before = _Guard(), get_context(), _guard.get()
+    _guard.set(guard)
+    set_context(inside or outer)
+    try:
+        item = await anext(inner, inner)
+    finally:
+        _guard.set(before)
+        set_context(outer)
+    inside = inside or guard.inside or outer
+    while item is not inner:
+        try:
+            yield item
+        except GeneratorExit:
+            await inner.aclose()
+            raise
+        except BaseException as error:
+            item = await inner.athrow(error)
+            continue
+        outer = get_context()
+        set_context(inside)
+        try:
+            item = await anext(inner, inner)
+        finally:
+            set_context(outer)
+
+
+# Wrapping and unwrapping
+
+
+def _by_keyword(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    return kwargs.get("run_manager")
+
+
+def _first_of_many(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    managers = args[2] if len(args) > 2 else kwargs.get("run_managers")
+    return managers[0] if managers else None
+
+
+_PLACES: list[tuple[type[Any], str, Callable[[Any], Any]]] = [
+    (BaseChatModel, "_generate_with_cache", lambda f: _known(f, _by_keyword)),
+    (BaseChatModel, "_agenerate_with_cache", lambda f: _aknown(f, _by_keyword)),
+    (BaseChatModel, "stream", _stream),
+    (BaseChatModel, "astream", _astream),
+    (BaseChatModel, "_iter_v2_events", _events),
+    (BaseChatModel, "_aiter_v2_events", _aevents),
+    (BaseLLM, "_generate_helper", lambda f: _known(f, _first_of_many)),
+    (BaseLLM, "_agenerate_helper", lambda f: _aknown(f, _first_of_many)),
+    (BaseLLM, "stream", _stream),
+    (BaseLLM, "astream", _astream),
+    (BaseTool, "run", _guarded),
+    (BaseTool, "arun", _aguarded),
+    (BaseRetriever, "invoke", _guarded),
+    (BaseRetriever, "ainvoke", _aguarded),
+]
+
+_lock = threading.RLock()
+_users = 0
+_put: list[tuple[type[Any], str, Any, Any]] = []
+
+
+def keep_while(user: object) -> None:
+    """Wrap LangChain's methods as long as ``user`` lives."""
+    global _users
+    with _lock:
+        _users += 1
+        if _users == 1:
+            _install()
+    weakref.finalize(user, _release).atexit = False
+
+
+def _release() -> None:
+    global _users
+    with _lock:
+        _users -= 1
+        if _users == 0:
+            _uninstall()
+
+
+def _install() -> None:
+    for owner, name, wrap in _PLACES:
+        original = vars(owner).get(name)
+        if original is None:
+            warn_once(
+                f"LangChain's {owner.__name__}.{name}",
+                f"slm-adapters does not know this version of LangChain: {owner.__name__}.{name} "
+                "is not there, so spans of HTTP clients may not nest under their model call.",
+            )
+        elif not _is_ours(original):
+            wrapped = wrap(original)
+            wrapped._slm_adapters = True
+            setattr(owner, name, wrapped)
+            _put.append((owner, name, original, wrapped))
+
+
+def _uninstall() -> None:
+    for owner, name, original, wrapped in _put:
+        # Somebody else's wrapper over ours stays; ours below passes through.
+        if vars(owner).get(name) is wrapped:
+            setattr(owner, name, original)
+    _put.clear()
+
+
+def _is_ours(method: Any) -> bool:
+    while method is not None:
+        if getattr(method, "__dict__", {}).get("_slm_adapters"):
+            return True
+        method = getattr(method, "__wrapped__", None)
+    return False

@@ -1,0 +1,389 @@
+"""The forty traps of telemetry, each with the tests that hold it shut.
+
+``TRAPS`` says what goes wrong elsewhere and which tests of ours would fail if it went wrong here;
+a test of the table checks that they exist. Traps no other file covers are tested below.
+"""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import litellm
+import pytest
+from langchain.agents import create_agent
+from langchain_core.messages import AIMessage, AIMessageChunk
+from langchain_core.outputs import ChatGenerationChunk
+from langchain_models import HostedChat
+from opentelemetry.sdk._logs import LoggerProvider
+from opentelemetry.sdk._logs.export import InMemoryLogRecordExporter, SimpleLogRecordProcessor
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
+
+import slm_adapters.litellm
+from slm_adapters.calls import Message
+from slm_adapters.langchain import CallRecorder
+from slm_adapters.telemetry.recorder import Recorder
+
+HERE = Path(__file__).parent
+
+#: Number -> what goes wrong elsewhere, and where it is tested here (file: test names' beginnings).
+TRAPS: dict[int, tuple[str, dict[str, list[str]]]] = {
+    1: ("an end event before its start event", {"crewai_recorder": ["test_t1_"]}),
+    2: ("slow handlers of others cost parents or time", {"crewai_recorder": ["test_t2_"]}),
+    3: ("internal flows as parents", {"crewai_recorder": ["test_t3_"]}),
+    4: ("entry points that are not seen, or outside the caller's trace", {
+        "crewai_recorder": ["test_t4_"]}),
+    5: ("concurrent crews mix", {"crewai_recorder": ["test_t5_"]}),
+    6: ("parallel tools and tasks under strangers", {"crewai_recorder": ["test_t6_"]}),
+    7: ("HTTP spans beside their call", {
+        "crewai_recorder": ["test_t7_"], "langchain_nesting": ["test_t7_"]}),
+    8: ("contexts detached elsewhere, leaks", {"langchain_nesting": ["test_t8_"]}),
+    9: ("cancelled calls stay open", {
+        "crewai_slm": ["test_t9_cancelled"], "crewai_recorder": ["test_t9_"]}),
+    10: ("context-length errors and interrupts leak spans", {"crewai_recorder": ["test_t10_"]}),
+    11: ("retries overlap or count tokens twice", {"crewai_recorder": ["test_t11_"]}),
+    12: ("CrewAI silences LiteLLM's loggers; three layers, three spans", {
+        "litellm_recorder": ["test_t12_"], "litellm_crewai": ["test_t12_"],
+        "crewai_recorder": ["test_t12_"]}),
+    13: ("LiteLLM's retries leave a span open", {"litellm_recorder": ["test_t13_"]}),
+    14: ("LiteLLM tells nobody of abandoned streams", {"litellm_recorder": ["test_t14_"]}),
+    15: ("LiteLLM calls by keyword", {"litellm_recorder": ["test_t15_"]}),
+    16: ("an instrumented client makes a second LLM span", {"one_llm_span": ["test_t16_"]}),
+    17: ("two registrations, two spans", {
+        "langchain_recorder": ["test_t17_"], "langchain_nesting": ["test_t17_"],
+        "instrument": ["test_t17_"], "crewai_recorder": ["test_t17_"]}),
+    18: ("closed streams are called errors", {
+        "langchain_recorder": ["test_t18_"], "recorder": ["test_t18_"]}),
+    19: ("interrupts are called errors", {"langchain_graphs": ["test_t19_"]}),
+    20: ("cancelled ainvoke leaks", {
+        "langchain_recorder": ["test_t20_"], "langchain_graphs": ["test_t20_"],
+        "langchain_nesting": ["test_t20_"]}),
+    21: ("usage of streams, and zeros made up", {
+        "traps": ["test_t21_"], "recorder": ["test_t21_"], "langchain_recorder": ["test_t21_"]}),
+    22: ("time to first chunk of what is no stream", {
+        "langchain_recorder": ["test_t22_"], "recorder": ["test_t22_"]}),
+    23: ("models without a name are dropped", {"langchain_recorder": ["test_t23_"]}),
+    24: ("batches and choices", {"langchain_recorder": ["test_t24_"]}),
+    25: ("content leaks though it is off", {
+        "traps": ["test_t25_"], "recorder": ["test_t25_"], "crewai_recorder": ["test_t25_"],
+        "langchain_recorder": ["test_t25_"]}),
+    26: ("a redactor that fails", {
+        "recorder": ["test_t26_"], "langchain_recorder": ["test_t26_"]}),
+    27: ("content no collector takes", {"content": ["test_t27_"], "traps": ["test_t27_"]}),
+    28: ("long runs are ended by the clock", {"crewai_recorder": ["test_t28_"]}),
+    29: ("unfinished runs pile up", {
+        "langchain_recorder": ["test_t29_"], "crewai_recorder": ["test_t29_"]}),
+    30: ("telemetry nobody asked for costs", {
+        "traps": ["test_t30_"], "recorder": ["test_t30_"], "langchain_recorder": ["test_t30_"]}),
+    31: ("exporters that block or fail", {"traps": ["test_t31_"], "export": ["test_t31_"]}),
+    32: ("the user's provider is taken over", {
+        "export": ["test_t32_"], "langchain_nesting": ["test_t32_"]}),
+    33: ("nothing is restored", {
+        "instrument": ["test_t33_"], "langchain_nesting": ["test_t33_"],
+        "crewai_recorder": ["test_t33_"], "traps": ["test_t33_"]}),
+    34: ("the observer's failures reach the user", {
+        "recorder": ["test_t34_"], "langchain_recorder": ["test_t34_"],
+        "litellm_recorder": ["test_t34_"], "crewai_recorder": ["test_t34_"]}),
+    35: ("scoped handlers and replay", {"crewai_recorder": ["test_t35_"]}),
+    36: ("a framework that is absent", {"traps": ["test_t36_"]}),
+    37: ("a conversation that is made up", {"langchain_recorder": ["test_t37_"]}),
+    38: ("names that grow without bound", {"crewai_recorder": ["test_t38_"]}),
+    39: ("lifetime counters as a run's usage", {"traps": ["test_t39_"]}),
+    40: ("signal handlers and threads", {
+        "crewai_recorder": ["test_t40_"], "traps": ["test_t40_"]}),
+}  # fmt: skip
+
+
+def names_in(name: str) -> list[str]:
+    tree = ast.parse((HERE / f"test_{name}.py").read_text(encoding="utf-8"))
+    kinds = (ast.FunctionDef, ast.AsyncFunctionDef)
+    return [node.name for node in ast.walk(tree) if isinstance(node, kinds)]
+
+
+def test_every_trap_has_a_test_that_carries_its_number() -> None:
+    """T1 to T40, without a gap; every test named in the table exists."""
+    assert sorted(TRAPS) == list(range(1, 41))
+    for number, (_, places) in TRAPS.items():
+        for file, beginnings in places.items():
+            for beginning in beginnings:
+                assert beginning.startswith(f"test_t{number}_")
+                found = [name for name in names_in(file) if name.startswith(beginning)]
+                assert found, f"T{number}: no {beginning}* in test_{file}.py"
+
+
+def fresh(program: str) -> str:
+    """What a program prints in an interpreter of its own."""
+    done = subprocess.run(
+        [sys.executable, "-c", "import sys\nsys.path.insert(0, 'tests')\n" + program],
+        capture_output=True, text=True, cwd=HERE.parent,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_t21_usage_from_the_last_chunk_from_summed_chunks_and_absent(spans) -> None:
+    """Others sum a running total twice, or write zeros when a stream reports nothing."""
+
+    class Counting(HostedChat):
+        counts: list
+
+        def _stream(self, *args, **kwargs):
+            for count in self.counts:
+                yield ChatGenerationChunk(message=AIMessageChunk(content="x", usage_metadata=count))
+
+    def count(inputs: int, outputs: int) -> dict:
+        return {
+            "input_tokens": inputs, "output_tokens": outputs, "total_tokens": inputs + outputs
+        }  # fmt: skip
+
+    recorder = CallRecorder(tracer_provider=spans.provider)
+    for name, counts in {
+        "last": [None, count(11, 3)],
+        "summed": [count(11, 1), count(0, 2)],
+        "absent": [None, None],
+    }.items():
+        list(Counting(model_name=name, counts=counts).stream("q", {"callbacks": [recorder]}))
+    for name in ("last", "summed"):
+        attributes = spans.one(f"chat {name}").attributes
+        assert attributes["gen_ai.usage.input_tokens"] == 11
+        assert attributes["gen_ai.usage.output_tokens"] == 3
+    assert "gen_ai.usage.input_tokens" not in spans.one("chat absent").attributes
+
+
+SECRET = "SECRET-4711"
+
+
+@pytest.mark.parametrize("sampled", [True, False])
+def test_t25_no_secret_in_any_span_metric_event_or_log(spans, caplog, sampled) -> None:
+    """Content on by default, or in exception texts and log lines, is what most others do."""
+    caplog.set_level(logging.DEBUG)
+    provider = spans.provider if sampled else TracerProvider(sampler=ALWAYS_OFF)
+    reader, logs = InMemoryMetricReader(), InMemoryLogRecordExporter()
+    loggers = LoggerProvider()
+    loggers.add_log_record_processor(SimpleLogRecordProcessor(logs))
+    providers = {
+        "tracer_provider": provider,
+        "meter_provider": MeterProvider([reader]),
+        "logger_provider": loggers,
+    }
+    using = {"callbacks": [CallRecorder(**providers)]}
+    HostedChat(replies=[SECRET]).invoke(SECRET, using)
+    list(HostedChat(replies=[SECRET]).stream(SECRET, using))
+    with pytest.raises(ValueError):
+        HostedChat(replies=[ValueError(SECRET)]).invoke(SECRET, using)
+    asking = AIMessage("", tool_calls=[{"name": "look_up", "args": {"q": SECRET}, "id": "c1"}])
+
+    def look_up(q: str) -> str:
+        """Look something up."""
+        return SECRET
+
+    create_agent(HostedChat(replies=[asking, SECRET]), [look_up]).invoke(
+        {"messages": [("user", SECRET)]}, using
+    )
+    with slm_adapters.litellm.CallRecorder(**providers):
+        for mock in (SECRET, ValueError(SECRET)):
+            with contextlib.suppress(litellm.exceptions.InternalServerError):
+                litellm.completion(
+                    model="gpt-4o-mini",
+                    messages=[{"role": "user", "content": SECRET}],
+                    mock_response=mock,
+                    api_key="x",
+                )
+        time.sleep(0.3)
+    exported = "".join(span.to_json() for span in spans.all())
+    assert exported.count("gen_ai.operation.name") == (9 if sampled else 0)
+    exported += str(reader.get_metrics_data().to_json()) + str(logs.get_finished_logs())
+    assert SECRET not in exported
+    ours = [r.getMessage() for r in caplog.records if r.name.startswith("slm_adapters")]
+    assert SECRET not in "".join(ours)
+
+
+def test_t27_images_bytes_and_models_on_a_span_are_valid_json(spans, monkeypatch) -> None:
+    """Others copy base64 images into attributes until the collector answers 413."""
+    monkeypatch.setenv("OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT", "SPAN_ONLY")
+    recorder = CallRecorder(tracer_provider=spans.provider)
+    image = {"type": "image", "base64": "A" * 3_000_000, "mime_type": "image/png"}
+    parts = [{"type": "text", "text": "what is this?"}, image, {"type": "odd", "x": b"\x00"}]
+    HostedChat().invoke([("user", parts)], {"callbacks": [recorder]})
+    text = spans.one("chat").attributes["gen_ai.input.messages"]
+    (message,) = json.loads(text)
+    assert message["parts"][0] == {"type": "text", "content": "what is this?"}
+    assert [part["type"] for part in message["parts"]] == ["text", "image_url", "odd"]
+    assert len(text) < 64_000
+
+
+def test_t30_a_call_costs_little_with_and_without_a_provider(spans) -> None:
+    """Microseconds of CPU, best of many rounds: 20 an event without a provider, 50 with one."""
+
+    def best(recorder: Recorder) -> float:
+        rounds = []
+        for _ in range(30):
+            began = time.process_time_ns()
+            for _ in range(100):
+                recorder.open(framework="test", provider="p", model="m").finish()
+            rounds.append((time.process_time_ns() - began) / 100 / 1000)
+        return min(rounds)
+
+    events = 2
+    assert best(Recorder()) < 20 * events
+    assert best(Recorder(tracer_provider=TracerProvider())) < 50 * events
+
+
+class Blocking(SpanExporter):
+    """A backend that takes requests and never answers, or that raises."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.error, self.release = error, threading.Event()
+
+    def export(self, spans):
+        if self.error is not None:
+            raise self.error
+        self.release.wait(20)
+        return SpanExportResult.SUCCESS
+
+    def shutdown(self) -> None:
+        self.release.set()
+
+
+@pytest.mark.parametrize("exporter", [Blocking(), Blocking(ConnectionError("down"))])
+def test_t31_an_exporter_that_blocks_or_raises_costs_the_caller_nothing(exporter) -> None:
+    """A span sent from the caller's thread would wait here for 20 s."""
+    provider = TracerProvider()
+    provider.add_span_processor(BatchSpanProcessor(exporter, schedule_delay_millis=10))
+    recorder = CallRecorder(tracer_provider=provider)
+    began = time.perf_counter()
+    for _ in range(50):
+        assert HostedChat().invoke("q", {"callbacks": [recorder]}).content == "a hosted answer"
+    assert time.perf_counter() - began < 5
+    exporter.release.set()
+    provider.shutdown()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_t33_a_forked_child_and_a_second_import_record_as_before() -> None:
+    """Locks and tables that do not survive a fork would hang the child."""
+    printed = fresh("""
+import importlib, os
+from langchain_models import HostedChat
+import slm_adapters.langchain as ours
+calls = []
+ours.instrument(hooks=[calls.append])
+HostedChat().invoke("q")
+pid = os.fork()
+if pid == 0:
+    HostedChat().invoke("q")
+    os._exit(0 if len(calls) == 2 else 1)
+assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+importlib.reload(ours)
+HostedChat().invoke("q")
+ours.uninstrument()
+HostedChat().invoke("q")
+print(len(calls))
+""")
+    assert printed.strip() == "2"
+
+
+@pytest.mark.parametrize("absent", ["crewai", "langchain_core", "litellm"])
+def test_t36_each_framework_may_be_absent(absent) -> None:
+    """A package that imports them all at the top fails here; so does one that swallows it."""
+    printed = fresh(f"""
+import importlib, importlib.abc
+class Absent(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == {absent!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+sys.meta_path.insert(0, Absent())
+import slm_adapters
+from slm_adapters import Recorder
+Recorder().open(framework="test", model="m").finish()
+for name in ("crewai", "langchain_core", "litellm"):
+    ours = "slm_adapters." + name.removesuffix("_core")
+    try:
+        importlib.import_module(ours)
+        print(name, "there")
+    except ImportError as error:
+        print(name, type(error).__name__)
+""")
+    said = dict(line.split() for line in printed.strip().splitlines())
+    assert said.pop(absent) == "MissingExtraError"
+    # CrewAI brings LiteLLM's users along, but neither needs the other to be importable.
+    assert set(said.values()) == {"there"}
+
+
+def test_t39_usage_is_a_calls_own_never_a_lifetime_counter(spans) -> None:
+    """Peers write a model object's running total on the second run's agent span."""
+    recorder = CallRecorder(tracer_provider=spans.provider)
+    agent = create_agent(HostedChat(), [], name="desk")
+    for _ in range(2):
+        agent.invoke({"messages": [("user", "q")]}, {"callbacks": [recorder]})
+    chats = [s.attributes["gen_ai.usage.input_tokens"] for s in spans.named("chat")]
+    agents = spans.named("invoke_agent")
+    assert chats == [11, 11]
+    assert len(agents) == 2
+    assert all(a.attributes.get("gen_ai.usage.input_tokens") in (None, 11) for a in agents)
+
+
+def test_t40_no_signal_handler_and_no_thread_that_keeps_a_program_alive() -> None:
+    """In a fresh interpreter with both instrumented: handlers as before, daemons only."""
+    fresh("""
+import signal, threading
+before = {s: signal.getsignal(s) for s in signal.valid_signals()}
+import litellm
+from langchain_models import HostedChat
+import slm_adapters.langchain, slm_adapters.litellm
+imported = {s: signal.getsignal(s) for s in signal.valid_signals()}
+slm_adapters.langchain.instrument()
+slm_adapters.litellm.instrument()
+HostedChat().invoke("q")
+assert {s: signal.getsignal(s) for s in signal.valid_signals()} == imported == before
+others = [t for t in threading.enumerate() if t is not threading.main_thread()]
+assert all(t.daemon for t in others), others
+""")
+
+
+async def test_t20_timeouts_never_leave_a_live_entry(spans) -> None:
+    """``wait_for`` and ``asyncio.timeout`` one hundred times in one task."""
+    recorder = CallRecorder(tracer_provider=spans.provider)
+    model, using = HostedChat(delay_s=5), {"callbacks": [recorder]}
+    for number in range(100):
+        with pytest.raises(TimeoutError):
+            if number % 2:
+                await asyncio.wait_for(model.ainvoke("q", using), 0.001)
+            else:
+                async with asyncio.timeout(0.001):
+                    await model.ainvoke("q", using)
+    assert recorder.open_runs == 0
+    assert len(spans.named("chat")) == 100
+
+
+def test_t26_a_redactor_that_returns_garbage_leaks_nothing_to_a_hook() -> None:
+    """Returning strings, ``None`` or the wrong objects drops content like raising does."""
+    for garbage in (lambda m: None, lambda m: ["text"], lambda m: 7, lambda m: 1 / 0):
+        calls = []
+        recorder = Recorder(redact=garbage, hooks=[calls.append])
+        recorder.open(framework="test", model="m", messages=[Message("user", SECRET)]).finish()
+        assert SECRET not in calls[0].to_json()
+
+
+def test_every_feature_we_claim_names_a_test_that_exists() -> None:
+    """docs/features.md: no Y of ours without its test."""
+    text = (HERE.parent / "docs" / "features.md").read_text(encoding="utf-8")
+    rows = [line for line in text.splitlines() if line.startswith("| ") and "| Y `" in line]
+    features = [line for line in text.splitlines() if line.startswith("| ")][1:]
+    assert len(rows) == len(features) > 25
+    for row in rows:
+        file, _, test = row.rsplit("`", 2)[1].partition("::")
+        assert test in names_in(file.removeprefix("test_").removesuffix(".py")), row

@@ -44,17 +44,18 @@ class CallRecorder:
         redact: Redact | None = None,
         app: str | None = None,
     ) -> None:
+        options: dict[str, Any] = {"store": open_store(store), "redact": redact, "app": app}
         self.recorder = Recorder(
             tracer_provider=tracer_provider,
             meter_provider=meter_provider,
             logger_provider=logger_provider,
-            store=open_store(store),
             hooks=hooks,
-            redact=redact,
-            app=app,
+            **options,
         )
         self.store = self.recorder.store
-        self._events = EventRecorder(self.recorder)
+        shadow = _shadow(options)
+        shadow.hooks = self.recorder.hooks
+        self._events = EventRecorder(self.recorder, shadow=shadow, destination=tracer_provider)
         bus.add(self._events)
 
     def __call__(self, inputs: Any) -> Any:
@@ -110,12 +111,8 @@ def traced(
     events = EventRecorder(
         Recorder(tracer_provider=tracer_provider, **options),
         only=lambda source: getattr(vars(source).get(_MARK), "token", None) is token,
-        shadow=Recorder(
-            tracer_provider=NoOpTracerProvider(),
-            meter_provider=NoOpMeterProvider(),
-            logger_provider=NoOpLoggerProvider(),
-            **options,
-        ),
+        shadow=_shadow(options),
+        destination=tracer_provider,
     )
     mark = _Mark(token, events)
     object.__setattr__(llm, _MARK, mark)
@@ -123,6 +120,16 @@ def traced(
     # When the LLM and its copies are gone, nobody is left to listen to.
     weakref.finalize(mark, bus.remove, events).atexit = False
     return llm
+
+
+def _shadow(options: dict[str, Any]) -> Recorder:
+    """A recorder for the hooks alone: no span, no metric, no event."""
+    return Recorder(
+        tracer_provider=NoOpTracerProvider(),
+        meter_provider=NoOpMeterProvider(),
+        logger_provider=NoOpLoggerProvider(),
+        **options,
+    )
 
 
 class _Mark:

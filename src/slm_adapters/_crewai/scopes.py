@@ -11,19 +11,36 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from typing import Any
 
-from crewai.events.event_context import VALID_EVENT_PAIRS
 from opentelemetry import trace
 from opentelemetry.context import Context
 
-from ..calls import ToolCall
+from ..calls import ToolCall, Usage
 from ..telemetry.recorder import OpenCall, OpenSpan
 from . import guards
+from .tables import ENDS
 
 __all__ = ["LIVE_LIMIT", "Scope", "Scopes"]
 
 #: Open scopes kept at most; the oldest is ended when there are more.
 LIVE_LIMIT = 10_000
 _EARLY_LIMIT = 1_000
+
+
+class Spent:
+    """Tokens of the calls inside a scope; not ``exact`` when one of them had no counts."""
+
+    __slots__ = ("exact", "input", "output")
+
+    def __init__(self) -> None:
+        self.input = self.output = 0
+        self.exact = True
+
+    def add(self, usage: Usage | None) -> None:
+        if usage is None:
+            self.exact = False
+        else:
+            self.input += usage.input_tokens
+            self.output += usage.output_tokens
 
 
 class Scope:
@@ -37,6 +54,7 @@ class Scope:
         "context",
         "ended",
         "event_id",
+        "failure",
         "kind",
         "opened",
         "outer_call",
@@ -45,6 +63,7 @@ class Scope:
         "role",
         "run_id",
         "source_id",
+        "spent",
         "task",
     )
 
@@ -67,6 +86,9 @@ class Scope:
         self.run_id: str | None = parent.run_id if parent else None
         #: Tool calls the model last asked for here, not yet seen as tool events.
         self.asked: list[ToolCall] = []
+        #: An ``error.type`` that something inside reported and this scope's own end may not.
+        self.failure: str | None = None
+        self.spent: Spent | None = None
 
     def let_go(self) -> None:
         """Drop what an ended scope, kept for its place in the tree, no longer needs."""
@@ -147,6 +169,15 @@ class Scopes:
             return None
         return self._live.get(event_id) or self._early.get(event_id)
 
+    def spend(self, call: Scope, usage: Usage | None, *, inside: bool = False) -> None:
+        """Add a call's usage to all around it (``inside``: to ``call`` too); None: not known."""
+        with self._lock:
+            for scope in call.upwards():
+                if inside or scope is not call:
+                    if scope.spent is None:
+                        scope.spent = Spent()
+                    scope.spent.add(usage)
+
     def open_now(self) -> list[Scope]:
         """Every open scope, oldest first."""
         with self._lock:
@@ -162,7 +193,7 @@ class Scopes:
         CrewAI pairs ends with whatever is on top of its stack, which is another scope after a
         start that never ended: the kind of event decides, searched outwards.
         """
-        kind = VALID_EVENT_PAIRS.get(event.type)
+        kind = ENDS.get(event.type)
         if kind == "llm_call_started":
             return self._ended_call(event, source, marked)
         for start in (self.get(event.started_event_id), marked):

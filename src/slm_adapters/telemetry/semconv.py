@@ -21,8 +21,12 @@ RETRIEVAL = "retrieval"
 EXECUTE_TOOL = "execute_tool"
 INVOKE_AGENT = "invoke_agent"
 INVOKE_WORKFLOW = "invoke_workflow"
-# The conventions have no word for a task; this is ours, not a stand-in for one of theirs.
+PLAN = "plan"
+SEARCH_MEMORY = "search_memory"
+UPSERT_MEMORY = "upsert_memory"
+# The conventions have no word for these; they are ours, not stand-ins for one of theirs.
 EXECUTE_TASK = "execute_task"
+EXECUTE_GUARDRAIL = "execute_guardrail"
 
 # Attributes of every operation
 OPERATION_NAME = "gen_ai.operation.name"
@@ -61,6 +65,11 @@ TOOL_CALL_ID = "gen_ai.tool.call.id"
 TOOL_DESCRIPTION = "gen_ai.tool.description"
 WORKFLOW_NAME = "gen_ai.workflow.name"
 DATA_SOURCE_ID = "gen_ai.data_source.id"
+MEMORY_QUERY = "gen_ai.memory.query.text"
+MEMORY_RECORD_COUNT = "gen_ai.memory.record.count"
+RETRIEVAL_QUERY = "gen_ai.retrieval.query.text"
+MCP_METHOD = "mcp.method.name"
+NETWORK_TRANSPORT = "network.transport"
 
 # Ours
 CALL_ID = "slm_adapters.call.id"
@@ -74,6 +83,14 @@ DEVICE = "slm_adapters.device"
 QUANTIZATION = "slm_adapters.quantization"
 DECODE_RATE = "slm_adapters.decode.tokens_per_second"
 QUEUE_TIME = "slm_adapters.queue.seconds"
+GUARDRAIL_NAME = "slm_adapters.guardrail.name"
+GUARDRAIL_TYPE = "slm_adapters.guardrail.type"
+GUARDRAIL_PASSED = "slm_adapters.guardrail.passed"
+GUARDRAIL_ATTEMPT = "slm_adapters.guardrail.attempt"
+# A workflow's usage has no name in the conventions; an agent's has.
+WORKFLOW_INPUT_TOKENS = "slm_adapters.usage.input_tokens"
+WORKFLOW_OUTPUT_TOKENS = "slm_adapters.usage.output_tokens"
+HUMAN_INPUT = "slm_adapters.human_input"
 
 CONTENT_EVENT = "gen_ai.client.inference.operation.details"
 

@@ -16,7 +16,7 @@ from . import bus, convert, guards, spans, steps
 from .bus import Moment
 from .scopes import Scope, Scopes
 from .starts import Start
-from .tables import CHUNK, ENDS, FAILED, HUMAN, STARTS
+from .tables import CHUNK, FAILED, HUMAN, STARTS
 
 __all__ = ["EventRecorder"]
 

@@ -8,6 +8,7 @@ events at all, and a retried call is only visible to the retry loop.
 from __future__ import annotations
 
 import functools
+import importlib
 import inspect
 import time
 from collections.abc import Callable, Iterator
@@ -16,18 +17,16 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from crewai.llms import base_llm
 from opentelemetry import context as otel_context
 from opentelemetry.context import Context
 
-from ..telemetry.harmless import note_failure, shielded
+from ..telemetry.harmless import note_failure, shielded, warn_once
 
 if TYPE_CHECKING:
     from .bus import EventSink
 
 __all__ = ["Attempt", "Boundary", "current_boundary", "install", "saw_call", "uninstall"]
 
-_RETRY_LOOPS = ("run_with_rate_limit_retry", "arun_with_rate_limit_retry")
 _CALL_ARGUMENTS = (
     "messages",
     "tools",
@@ -90,15 +89,26 @@ def _mark_seen(boundary: Boundary | None) -> None:
 
 
 def install(sinks: Callable[[], tuple[EventSink, ...]]) -> None:
-    """Watch the retry loops and the entry points of crews, agents and flows."""
+    """Watch the retry loops, the entry points of crews, agents and flows, and the asking of people.
+
+    What a version of CrewAI does not have costs one warning, and the rest goes on.
+    """
     global _sinks
     _sinks = sinks
-    for name in _RETRY_LOOPS:
-        with shielded("watching CrewAI's retry loop"):
-            _replace(base_llm, name, _watched_loop(getattr(base_llm, name)))
-    for owner, name in _entry_points():
-        with shielded("watching a CrewAI entry point"):
-            _replace(owner, name, _watched_entry(vars(owner)[name]))
+    missing = []
+    for owner, name, watched in _WATCHED:
+        try:
+            holder = _holder(owner, name)
+            _replace(holder, name, watched(_plain(vars(holder)[name])))
+        except Exception:
+            missing.append(f"{owner}.{name}")
+    if missing:
+        warn_once(
+            "this crewai version",
+            "slm-adapters: this crewai version is unknown: it has no "
+            f"{', '.join(missing)}. Calls that end or begin without an event may be missing or "
+            "end late; everything else is recorded.",
+        )
 
 
 def uninstall() -> None:
@@ -111,6 +121,8 @@ def uninstall() -> None:
 
 def _replace(owner: Any, name: str, replacement: Any) -> None:
     original = vars(owner)[name]
+    if isinstance(original, staticmethod):
+        replacement = staticmethod(replacement)
     setattr(owner, name, replacement)
 
     def put_back() -> None:
@@ -120,13 +132,20 @@ def _replace(owner: Any, name: str, replacement: Any) -> None:
     _undo.append(put_back)
 
 
-def _entry_points() -> list[tuple[Any, str]]:
-    from crewai import Agent, Crew
-    from crewai.flow.flow import Flow
+def _holder(path: str, name: str) -> Any:
+    """The module, or among a class and its bases the one that defines ``name``."""
+    module, _, kind = path.partition(":")
+    found = importlib.import_module(module)
+    if not kind:
+        return found
+    return next(base for base in getattr(found, kind).__mro__ if name in vars(base))
 
-    wanted = [(Crew, "kickoff"), (Crew, "akickoff"), (Agent, "kickoff"), (Agent, "akickoff")]
-    wanted.append((Flow, "kickoff_async"))
-    return [(owner, name) for owner, name in wanted if name in vars(owner)]
+
+def _plain(function: Any) -> Callable[..., Any]:
+    plain: Callable[..., Any] = getattr(function, "__func__", function)
+    if not callable(plain):
+        raise TypeError(type(plain).__name__)
+    return plain
 
 
 def _watched_entry(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -223,3 +242,46 @@ def _attempt(operation: Callable[[], Any], number: int) -> Attempt:
     except Exception as error:
         note_failure("reading a CrewAI model call", error)
     return Attempt(_boundary.get(), llm, arguments, number)
+
+
+def _watched_question(ask: Callable[..., Any]) -> Callable[..., Any]:
+    """CrewAI asks a person: a moment when it asks and one when the answer is there."""
+    if inspect.iscoroutinefunction(ask):
+
+        @functools.wraps(ask)
+        async def awatched(*args: Any, **kwargs: Any) -> Any:
+            _tell("requested")
+            answer = await ask(*args, **kwargs)
+            _tell("received")
+            return answer
+
+        return awatched
+
+    @functools.wraps(ask)
+    def watched(*args: Any, **kwargs: Any) -> Any:
+        _tell("requested")
+        answer = ask(*args, **kwargs)
+        _tell("received")
+        return answer
+
+    return watched
+
+
+def _tell(what: str) -> None:
+    for sink in _sinks():
+        with shielded("noting that a person is asked"):
+            sink.human(what)
+
+
+_ASKS_PEOPLE = "crewai.core.providers.human_input:SyncHumanInputProvider"
+_WATCHED = (
+    ("crewai.llms.base_llm", "run_with_rate_limit_retry", _watched_loop),
+    ("crewai.llms.base_llm", "arun_with_rate_limit_retry", _watched_loop),
+    ("crewai:Crew", "kickoff", _watched_entry),
+    ("crewai:Crew", "akickoff", _watched_entry),
+    ("crewai:Agent", "kickoff", _watched_entry),
+    ("crewai:Agent", "kickoff_async", _watched_entry),
+    ("crewai.flow.flow:Flow", "kickoff_async", _watched_entry),
+    (_ASKS_PEOPLE, "_prompt_input", _watched_question),
+    (_ASKS_PEOPLE, "_prompt_input_async", _watched_question),
+)

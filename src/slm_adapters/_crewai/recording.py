@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import weakref
 from collections.abc import Sequence
 from typing import Any, TypeVar
@@ -12,11 +13,12 @@ from opentelemetry.trace import NoOpTracerProvider, TracerProvider
 
 from ..store.opening import StoreLike, open_store
 from ..telemetry.content import Redact
+from ..telemetry.harmless import warn_once
 from ..telemetry.recorder import CallHook, Recorder
 from . import bus
 from .events import EventRecorder
 
-__all__ = ["CallRecorder", "traced"]
+__all__ = ["CallRecorder", "instrument", "traced", "uninstrument"]
 
 LLM = TypeVar("LLM")
 _MARK = "_slm_adapters_traced"
@@ -79,6 +81,41 @@ class CallRecorder:
 
     def __deepcopy__(self, memo: dict[int, Any]) -> CallRecorder:
         return self
+
+
+_instrumented: CallRecorder | None = None
+_lock = threading.Lock()
+
+
+def instrument(**options: Any) -> CallRecorder:
+    """Record every run from here on: ``CallRecorder(**options)`` kept by this module.
+
+    A second call returns the recorder that is running. Beside a ``CallRecorder`` that exports
+    to the same place there is still one span per call. Raises ``TypeError`` for an option that
+    ``CallRecorder`` does not take.
+
+        instrument(store="calls.db")
+    """
+    global _instrumented
+    with _lock:
+        if _instrumented is None:
+            _instrumented = CallRecorder(**options)
+        elif options:
+            warn_once(
+                "instrument() called twice",
+                "slm-adapters: CrewAI is instrumented already, so these options change nothing: "
+                "call uninstrument() first.",
+            )
+        return _instrumented
+
+
+def uninstrument() -> None:
+    """Undo ``instrument()``; open spans end and CrewAI is as before. Without it, nothing."""
+    global _instrumented
+    with _lock:
+        recorder, _instrumented = _instrumented, None
+    if recorder is not None:
+        recorder.close()
 
 
 def traced(

@@ -61,9 +61,7 @@ def _task(start: Start) -> OpenSpan:
     task, scope = start.event.task, start.scope
     role = as_text(getattr(getattr(task, "agent", None), "role", None))
     if _is_planning(task):
-        return start.span(
-            semconv.PLAN, convert.low_cardinality(role), {semconv.AGENT_NAME: role}
-        )
+        return start.span(semconv.PLAN, convert.low_cardinality(role), {semconv.AGENT_NAME: role})
     # A task's description is its prompt; only a given name is a name.
     scope.task = convert.low_cardinality(getattr(task, "name", None))
     attributes = {semconv.TASK_NAME: scope.task, semconv.AGENT_NAME: role}
@@ -91,7 +89,7 @@ def _agent(start: Start) -> OpenSpan:
 
 def _call(start: Start) -> OpenCall:
     event, scope, source = start.event, start.scope, start.source
-    facts, attempt = facts_for(source), scope.boundary
+    facts, attempt = facts_for(source, event.call_id), scope.boundary
     content = start.recorder.wants_content
     if facts is not None:
         facts.recorded = True
@@ -140,7 +138,7 @@ def open_silent_call(recorder: Recorder, attempt: guards.Attempt, parent: Scope 
 
 def finish_call(call: OpenCall, source: Any, event: Any, at_ns: int) -> Usage | None:
     """End a call with what its completed event, or our own model class, says."""
-    facts = facts_for(source)
+    facts = facts_for(source, event.call_id)
     if facts is not None:
         call.note(**facts.attributes)
         reply, usage = facts.reply or Reply(Message("assistant")), facts.usage
@@ -154,6 +152,9 @@ def finish_call(call: OpenCall, source: Any, event: Any, at_ns: int) -> Usage | 
         response_id=event.response_id,
         end_ns=at_ns,
     )
+    if usage is None and semconv.FALLBACK_REASON in call.attributes:
+        # The fallback's call, inside this one, has counted for itself.
+        return Usage(0, 0)
     return usage
 
 

@@ -31,10 +31,10 @@ _PAIRS_OF_1_15 = {
 
 def _pairs() -> Mapping[str, str]:
     try:
-        from crewai.events.event_context import VALID_EVENT_PAIRS as pairs
+        from crewai.events import event_context
     except ImportError:
         return _PAIRS_OF_1_15
-    known: Any = pairs
+    known: Any = getattr(event_context, "VALID_EVENT_PAIRS", None)
     return known if isinstance(known, Mapping) and known else _PAIRS_OF_1_15
 
 

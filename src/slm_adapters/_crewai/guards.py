@@ -21,6 +21,7 @@ from opentelemetry import context as otel_context
 from opentelemetry.context import Context
 
 from ..telemetry.harmless import note_failure, shielded, warn_once
+from . import listening
 
 if TYPE_CHECKING:
     from .bus import EventSink
@@ -55,6 +56,7 @@ class Attempt(Boundary):
     started_ns: int = field(default_factory=time.time_ns)
     ended_ns: int = 0
     ambient: Context = field(default_factory=otel_context.get_current)
+    last_event: str | None = field(default_factory=lambda: _last_event())
     seen: bool = False
     result: Any = None
     error: BaseException | None = None
@@ -221,13 +223,32 @@ def _attempting(operation: Callable[[], Any], number: int) -> Iterator[Attempt]:
         attempt.error = error
         raise
     finally:
-        if not attempt.seen and attempt.llm is not None:
+        if not _spoke(attempt) and attempt.llm is not None:
             attempt.ended_ns = time.time_ns()
             # What wraps another LLM has its record in the one inside.
             _mark_seen(attempt.outer)
             for sink in _sinks():
                 with shielded("recording a model call without events"):
                     sink.silent_call(attempt)
+
+
+def _spoke(attempt: Attempt) -> bool:
+    """Whether it emitted events: seen by the tap, or, with listeners, by CrewAI's own count."""
+    if attempt.seen or not listening.active():
+        return attempt.seen
+    return attempt.last_event is None or _last_event() != attempt.last_event
+
+
+def _last_event() -> str | None:
+    """The event emitted last in this context; only asked where listeners are used."""
+    if not listening.active():
+        return None
+    try:
+        from crewai.events.event_context import get_last_event_id
+
+        return get_last_event_id() or ""
+    except Exception:
+        return None
 
 
 def _attempt(operation: Callable[[], Any], number: int) -> Attempt:

@@ -153,7 +153,9 @@ class EventRecorder:
         recorded = self.scopes.get(event.parent_event_id)
         recorded = recorded.nearest_open() if recorded else None
         current = marked.nearest_open() if marked else None
-        if recorded is None or (current is not None and current.is_inside(recorded)):
+        if recorded is None or current is recorded:
+            return current
+        if current is not None and current.is_inside(recorded):
             return current
         return recorded
 
@@ -204,8 +206,11 @@ class EventRecorder:
     def _leave(self, scope: Scope) -> None:
         """Make current what was current before, unless something else became current since."""
         current = otel_context.get_current()
-        ours = self._marked(current) is scope and scope.owns(current)
-        if ours and scope.outer_context is not None:
+        if current is not scope.context and not (
+            self._marked(current) is scope and scope.owns(current)
+        ):
+            return
+        if scope.outer_context is not None:
             set_current_call(scope.outer_call, scope.outer_context)
 
 

@@ -70,7 +70,8 @@ class Scope:
     def __init__(self, event: Any, source: Any, parent: Scope | None) -> None:
         self.event_id: str = event.event_id
         self.kind: str = event.type
-        self.call_id: str | None = getattr(event, "call_id", None)
+        # An absent field of a pydantic model is slow to ask for.
+        self.call_id: str | None = event.call_id if event.type == "llm_call_started" else None
         self.source_id = id(source)
         self.boundary = guards.current_boundary()
         self.parent = parent
@@ -107,20 +108,27 @@ class Scope:
 
     def nearest_open(self) -> Scope | None:
         """This scope or the first one around it that is still open."""
-        return next((scope for scope in self.upwards() if not scope.ended), None)
+        scope: Scope | None = self
+        while scope is not None and scope.ended:
+            scope = scope.parent
+        return scope
 
     def nearest_visible(self) -> Scope | None:
         """This scope or the first one around it that is open and has a span."""
-        return next((s for s in self.upwards() if not s.ended and s.opened is not None), None)
+        scope: Scope | None = self
+        while scope is not None and (scope.ended or scope.opened is None):
+            scope = scope.parent
+        return scope
 
     def is_inside(self, other: Scope) -> bool:
-        return any(scope is other for scope in self.upwards())
+        scope: Scope | None = self
+        while scope is not None and scope is not other:
+            scope = scope.parent
+        return scope is not None
 
     def owns(self, context: Context) -> bool:
         """Whether this scope's span is the current one in ``context``."""
-        if self.opened is None:
-            return False
-        return trace.get_current_span(context) is self.opened.span
+        return self.opened is not None and trace.get_current_span(context) is self.opened.span
 
 
 class Scopes:
@@ -220,6 +228,8 @@ class Scopes:
 def _matching(start: Scope | None, kind: str | None, source_id: int) -> Scope | None:
     if start is None:
         return None
+    if start.kind == kind and start.source_id == source_id and not start.ended:
+        return start
     same_kind = [s for s in start.upwards() if s.kind == kind and not s.ended]
     same_source = (scope for scope in same_kind if scope.source_id == source_id)
     return next(same_source, same_kind[0] if same_kind else None)

@@ -76,9 +76,10 @@ def _is_planning(task: Any) -> bool:
 
 def _agent(start: Start) -> OpenSpan:
     event, scope = start.event, start.scope
-    info = getattr(event, "agent_info", None) or {}
-    role = getattr(getattr(event, "agent", None), "role", None) or info.get("role")
-    scope.role = as_text(role)
+    if scope.kind == "lite_agent_execution_started":
+        scope.role = as_text((event.agent_info or {}).get("role"))
+    else:
+        scope.role = as_text(getattr(event.agent, "role", None))
     scope.run_id = scope.run_id or event.event_id
     attributes = {semconv.AGENT_NAME: scope.role, semconv.TASK_NAME: scope.task}
     return start.span(semconv.INVOKE_AGENT, convert.low_cardinality(scope.role), attributes)

@@ -422,9 +422,7 @@ def test_t39_a_swapped_role_and_its_fallback_are_counted_once(spans, recorder):
     """The local model computed nothing before the fallback was asked."""
     llm = SLM(ScriptedModel([""]), fallback=HostedLLM(model="big"))
     crew(llm).kickoff()
-    spent = sum(
-        span.attributes.get("gen_ai.usage.input_tokens", 0) for span in spans.named("chat")
-    )
+    spent = sum(span.attributes.get("gen_ai.usage.input_tokens", 0) for span in spans.named("chat"))
     assert tokens(spans.one("invoke_workflow"))[0] == spent
 
 

@@ -66,8 +66,11 @@ class EventRecorder:
         scope = Scope(event, source, self._parent(event, marked))
         opener = spans.opener_of(event.type)
         if opener is not None:
-            recorder = self._shadow if bus.covered(self) else self.recorder
-            context = self._context_for(scope.parent, marked, moment)
+            recorder, context = self.recorder, self._context_for(scope.parent, marked, moment)
+            if bus.covered(self):
+                # The span that stands for this one too is current by now: same ids in the record.
+                recorder = self._shadow
+                context = otel_context.get_current() if moment.synchronous else context
             scope.opened = opener(Start(recorder, source, event, scope, context, moment.at_ns))
         evicted = self.scopes.add(scope)
         if scope.opened is not None:

@@ -27,6 +27,7 @@ _CALL_LABELS = (
     semconv.SERVER_PORT,
     semconv.ERROR_TYPE,
 )
+_FALLBACK_LABELS = (semconv.REQUEST_MODEL, semconv.FALLBACK_MODEL, semconv.FALLBACK_REASON)
 _SPAN_LABELS = {
     semconv.INVOKE_AGENT: semconv.AGENT_NAME,
     semconv.EXECUTE_TOOL: semconv.TOOL_NAME,
@@ -58,7 +59,15 @@ class Metrics:
     ) -> None:
         """Duration, tokens and, for a stream, time to the first chunk (seconds)."""
         kept = _kept(labels, _CALL_LABELS)
+        role = labels.get(semconv.ROLE)
+        if semconv.may_be_a_label(role):
+            kept[semconv.ROLE] = role
         self._histogram(semconv.METRIC_DURATION).record(duration_s, kept)
+        if semconv.FALLBACK_REASON in labels:
+            fallback = _kept(labels, (*_FALLBACK_LABELS, semconv.ROLE))
+            if semconv.ROLE not in kept:
+                fallback.pop(semconv.ROLE, None)
+            self._counter(semconv.METRIC_FALLBACKS, "{call}").add(1, fallback)
         if first_chunk_s is not None:
             self._histogram(semconv.METRIC_FIRST_CHUNK).record(first_chunk_s, kept)
         if usage is not None:
@@ -111,10 +120,10 @@ class Metrics:
             self._instruments[key] = instrument
         return instrument
 
-    def _counter(self, name: str) -> metrics.Counter:
+    def _counter(self, name: str, unit: str = "{token}") -> metrics.Counter:
         instrument = self._instruments.get(name)
         if instrument is None:
-            instrument = self._open_meter().create_counter(name, unit="{token}")
+            instrument = self._open_meter().create_counter(name, unit=unit)
             self._instruments[name] = instrument
         return instrument
 

@@ -7,6 +7,7 @@ Own names start with ``slm_adapters.``.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -113,6 +114,18 @@ REQUEST_PARAMETERS = {
 _CLIENT_OPERATIONS = {CHAT, TEXT_COMPLETION, EMBEDDINGS, RETRIEVAL}
 
 
+# A name made per run (an id, a date, a counter) would make one series per run.
+_VARIABLE = re.compile(r"\d{4,}|[0-9a-fA-F]{8}-[0-9a-fA-F]{4}|[0-9a-fA-F]{16,}|\n")
+_LONGEST_NAME = 64
+
+
+def may_be_a_label(name: Any) -> bool:
+    """Whether ``name`` may name a span or a series: text, short, one line, no ids in it."""
+    if not isinstance(name, str) or not name or len(name) > _LONGEST_NAME:
+        return False
+    return _VARIABLE.search(name) is None
+
+
 def span_name(operation: str, target: str | None) -> str:
     """``chat gpt-4.1``, ``execute_tool search``, or the bare operation."""
     return f"{operation} {target}" if target else operation
@@ -199,6 +212,7 @@ METRIC_PER_CHUNK = "time_per_output_chunk"
 METRIC_TOKENS = "tokens"
 METRIC_CALL_TOKENS = "gen_ai.client.inference.operation"
 METRIC_USAGE = "gen_ai.client.inference.usage"
+METRIC_FALLBACKS = "slm_adapters.fallbacks"
 METRIC_OF_SPAN = {
     EXECUTE_TOOL: "gen_ai.execute_tool.duration",
     INVOKE_AGENT: "gen_ai.invoke_agent.duration",

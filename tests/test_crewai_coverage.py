@@ -445,6 +445,34 @@ def test_cached_and_reasoning_tokens_are_on_the_call(spans, recorder):
     assert "gen_ai.usage.reasoning.output_tokens" not in spans.one("chat plain").attributes
 
 
+def test_agents_count_their_own_calls_in_the_newer_generation(spans, monkeypatch):
+    """Model and tool calls per invocation; the default generation has no such metric."""
+    from opentelemetry.sdk.metrics import MeterProvider
+    from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+
+    def counted(generation: str) -> dict[str, dict[str, int]]:
+        monkeypatch.setenv("OTEL_SEMCONV_STABILITY_OPT_IN", generation)
+        reader = InMemoryMetricReader()
+        options = {"meter_provider": MeterProvider([reader]), "tracer_provider": spans.provider}
+        with CallRecorder(**options):
+            _everything().kickoff()
+        scope = reader.get_metrics_data().resource_metrics[0].scope_metrics[0]
+        return {
+            metric.name.removeprefix("gen_ai.invoke_agent."): {
+                point.attributes["gen_ai.agent.name"]: point.sum
+                for point in metric.data.data_points
+            }
+            for metric in scope.metrics
+            if metric.name.startswith("gen_ai.invoke_agent.")
+        }
+
+    latest = counted("gen_ai_latest_experimental")
+    assert latest["inference_calls"] == {"Researcher": 2, "Writer": 1}
+    assert latest["tool_calls"] == {"Researcher": 1, "Writer": 0}
+    assert set(latest["duration"]) == {"Researcher", "Writer"}
+    assert set(counted("")) == {"duration"}
+
+
 def test_t5_a_hundred_crews_at_once(spans, recorder):
     """A hundred traces, no orphan, nothing open, every total right."""
     errors: list[BaseException] = []

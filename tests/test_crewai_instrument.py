@@ -14,7 +14,7 @@ from crewai.events.event_bus import crewai_event_bus
 from crewai_cases import HostedLLM, SilentLLM, crew, tool
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from slm_adapters._crewai import bus, guards, listening
+from slm_adapters._crewai import bus, guards, listening, replacing
 from slm_adapters.calls import Call, ToolCall
 from slm_adapters.crewai import SLM, CallRecorder, instrument, traced, uninstrument
 from slm_adapters.telemetry import harmless
@@ -65,7 +65,7 @@ def test_instrument_refuses_what_a_recorder_does_not_take():
 
 def test_t33_uninstrument_restores_everything(spans):
     """The bus, the classes and the modules are what they were; twice does no harm."""
-    holders = [guards._holder(owner, name) for owner, name, _ in guards._WATCHED]
+    holders = [replacing.holder_of(owner, name) for owner, name, _ in guards._WATCHED]
     names = [name for _, name, _ in guards._WATCHED]
     before = [vars(holder)[name] for holder, name in zip(holders, names, strict=True)]
     uninstrument()

@@ -58,6 +58,7 @@ _PARAMETERS = (
     "n",
 )
 
+
 def low_cardinality(name: Any) -> str | None:
     """``name`` if it may name a span: short, one line, no ids in it; else None."""
     if not isinstance(name, str):

@@ -11,10 +11,10 @@ from opentelemetry.context import Context
 
 from ..telemetry import semconv
 from ..telemetry.harmless import harmless
-from ..telemetry.recorder import OpenCall, Recorder, current_call, set_current_call
+from ..telemetry.recorder import OpenCall, OpenSpan, Recorder, current_call, set_current_call
 from . import bus, convert, guards, spans, steps
 from .bus import Moment
-from .scopes import Scope, Scopes
+from .scopes import AGENTS, Scope, Scopes, Spent
 from .starts import Start
 from .tables import CHUNK, FAILED, HUMAN, STARTS
 
@@ -123,6 +123,7 @@ class EventRecorder:
         call = spans.open_silent_call(recorder, attempt, parent)
         if parent is not None:
             self.scopes.spend(parent, None, inside=True)
+            self.scopes.count(parent, tool=False)
         if attempt.error is not None:
             spans.end_opened(call, attempt.error, attempt.ended_ns)
             return
@@ -202,9 +203,20 @@ class EventRecorder:
                     self.scopes.spend(scope, None)
             else:
                 spans.note_usage(scope)
+            self._count(scope, scope.opened)
             spans.end_opened(scope.opened, error, end_ns)
             self._leave(scope)
             scope.let_go()
+
+    def _count(self, scope: Scope, opened: OpenSpan) -> None:
+        if not self.recorder.metrics.counts_agent_calls:
+            return
+        if scope.kind in ("llm_call_started", "tool_usage_started"):
+            self.scopes.count(scope.parent, tool=scope.kind == "tool_usage_started")
+        elif scope.kind in AGENTS and opened.recorder is self.recorder:
+            spent = scope.spent or Spent()
+            name = scope.role if semconv.may_be_a_label(scope.role) else None
+            self.recorder.metrics.agent_ended(name, spent.calls, spent.tools)
 
     def _leave(self, scope: Scope) -> None:
         """Make current what was current before, unless something else became current since."""

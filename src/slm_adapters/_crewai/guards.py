@@ -8,7 +8,6 @@ events at all, and a retried call is only visible to the retry loop.
 from __future__ import annotations
 
 import functools
-import importlib
 import inspect
 import time
 from collections.abc import Callable, Iterator
@@ -22,6 +21,7 @@ from opentelemetry.context import Context
 
 from ..telemetry.harmless import note_failure, shielded, warn_once
 from . import listening
+from .replacing import put_back, replace
 
 if TYPE_CHECKING:
     from .bus import EventSink
@@ -63,7 +63,6 @@ class Attempt(Boundary):
 
 
 _boundary: ContextVar[Boundary | None] = ContextVar("slm_adapters_crewai", default=None)
-_undo: list[Callable[[], None]] = []
 
 
 def _no_sinks() -> tuple[EventSink, ...]:
@@ -100,8 +99,7 @@ def install(sinks: Callable[[], tuple[EventSink, ...]]) -> None:
     missing = []
     for owner, name, watched in _WATCHED:
         try:
-            holder = _holder(owner, name)
-            _replace(holder, name, watched(_plain(vars(holder)[name])))
+            replace(owner, name, watched)
         except Exception:
             missing.append(f"{owner}.{name}")
     if missing:
@@ -116,38 +114,8 @@ def install(sinks: Callable[[], tuple[EventSink, ...]]) -> None:
 def uninstall() -> None:
     """Put everything back that is still ours."""
     global _sinks
-    while _undo:
-        _undo.pop()()
+    put_back()
     _sinks = _no_sinks
-
-
-def _replace(owner: Any, name: str, replacement: Any) -> None:
-    original = vars(owner)[name]
-    if isinstance(original, staticmethod):
-        replacement = staticmethod(replacement)
-    setattr(owner, name, replacement)
-
-    def put_back() -> None:
-        if vars(owner).get(name) is replacement:
-            setattr(owner, name, original)
-
-    _undo.append(put_back)
-
-
-def _holder(path: str, name: str) -> Any:
-    """The module, or among a class and its bases the one that defines ``name``."""
-    module, _, kind = path.partition(":")
-    found = importlib.import_module(module)
-    if not kind:
-        return found
-    return next(base for base in getattr(found, kind).__mro__ if name in vars(base))
-
-
-def _plain(function: Any) -> Callable[..., Any]:
-    plain: Callable[..., Any] = getattr(function, "__func__", function)
-    if not callable(plain):
-        raise TypeError(type(plain).__name__)
-    return plain
 
 
 def _watched_entry(function: Callable[..., Any]) -> Callable[..., Any]:

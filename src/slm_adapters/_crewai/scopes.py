@@ -19,7 +19,10 @@ from ..telemetry.recorder import OpenCall, OpenSpan
 from . import guards
 from .tables import ENDS
 
-__all__ = ["LIVE_LIMIT", "Scope", "Scopes"]
+__all__ = ["AGENTS", "LIVE_LIMIT", "Scope", "Scopes", "Spent"]
+
+#: Events that start an agent.
+AGENTS = ("agent_execution_started", "lite_agent_execution_started")
 
 #: Open scopes kept at most; the oldest is ended when there are more.
 LIVE_LIMIT = 10_000
@@ -29,10 +32,12 @@ _EARLY_LIMIT = 1_000
 class Spent:
     """Tokens of the calls inside a scope; not ``exact`` when one of them had no counts."""
 
-    __slots__ = ("exact", "input", "output")
+    __slots__ = ("calls", "exact", "input", "output", "tools")
 
     def __init__(self) -> None:
         self.input = self.output = 0
+        #: What an agent did itself, without the agents it delegated to.
+        self.calls = self.tools = 0
         self.exact = True
 
     def add(self, usage: Usage | None) -> None:
@@ -185,6 +190,19 @@ class Scopes:
                     if scope.spent is None:
                         scope.spent = Spent()
                     scope.spent.add(usage)
+
+    def count(self, inside: Scope | None, *, tool: bool) -> None:
+        """Add a tool or model call to the agent that made it."""
+        agent = inside
+        while agent is not None and agent.kind not in AGENTS:
+            agent = agent.parent
+        if agent is None:
+            return
+        with self._lock:
+            if agent.spent is None:
+                agent.spent = Spent()
+            agent.spent.tools += tool
+            agent.spent.calls += not tool
 
     def open_now(self) -> list[Scope]:
         """Every open scope, oldest first."""

@@ -40,7 +40,8 @@ class Metrics:
 
     def __init__(self, meter_provider: MeterProvider | None = None) -> None:
         self._provider = meter_provider
-        self._names = semconv.profile().metrics
+        profile = semconv.profile()
+        self._names, self._counts = profile.metrics, profile.counts_agent_calls
         self._instruments: dict[str, Any] = {}
         self._meter: metrics.Meter | None = None
 
@@ -86,6 +87,19 @@ class Metrics:
             if error is not None:
                 kept[semconv.ERROR_TYPE] = error
             self._histogram(name).record(duration_s, kept)
+
+    @property
+    def counts_agent_calls(self) -> bool:
+        """Whether somebody collects ``agent_ended``: the newer generation of names has it."""
+        return self._counts and self.enabled
+
+    def agent_ended(self, name: str | None, model_calls: int, tool_calls: int) -> None:
+        """How many calls one invocation of an agent made itself."""
+        labels = {semconv.OPERATION_NAME: semconv.INVOKE_AGENT}
+        if name is not None:
+            labels[semconv.AGENT_NAME] = name
+        self._histogram(semconv.METRIC_AGENT_CALLS).record(model_calls, labels)
+        self._histogram(semconv.METRIC_AGENT_TOOLS).record(tool_calls, labels)
 
     def _tokens(self, usage: Usage, labels: dict[str, Any]) -> None:
         counts = {"input": usage.input_tokens, "output": usage.output_tokens}

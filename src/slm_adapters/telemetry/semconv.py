@@ -213,6 +213,8 @@ METRIC_TOKENS = "tokens"
 METRIC_CALL_TOKENS = "gen_ai.client.inference.operation"
 METRIC_USAGE = "gen_ai.client.inference.usage"
 METRIC_FALLBACKS = "slm_adapters.fallbacks"
+METRIC_AGENT_CALLS = "gen_ai.invoke_agent.inference_calls"
+METRIC_AGENT_TOOLS = "gen_ai.invoke_agent.tool_calls"
 METRIC_OF_SPAN = {
     EXECUTE_TOOL: "gen_ai.execute_tool.duration",
     INVOKE_AGENT: "gen_ai.invoke_agent.duration",
@@ -232,6 +234,8 @@ class Profile:
 
     name: str
     metrics: Mapping[str, str]
+    #: Whether agents have a count of their model and tool calls.
+    counts_agent_calls: bool = False
 
 
 #: Default: what the official instrumentations emit today, so that dashboards match.
@@ -251,6 +255,7 @@ PROFILE_LATEST = Profile(
         METRIC_FIRST_CHUNK: "gen_ai.client.inference.time_to_first_chunk",
         METRIC_PER_CHUNK: "gen_ai.client.inference.time_per_output_chunk",
     },
+    counts_agent_calls=True,
 )
 
 
@@ -273,6 +278,7 @@ class Metric:
 _SECONDS = [0.01 * 2**i for i in range(14)]
 _TOKENS = [float(4**i) for i in range(14)]
 _AGENT_SECONDS = [0.1 * 2**i for i in range(13)]
+_COUNTS = [float(2**i) for i in range(8)]
 _WORKFLOW_SECONDS = [1.0, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200]
 
 
@@ -280,6 +286,10 @@ def metric(name: str) -> Metric:
     """Unit and buckets of a histogram by its full name."""
     if name.endswith(("tokens", "token.usage")):
         return Metric(name, "{token}", "Tokens used by a model call", _TOKENS)
+    if name == METRIC_AGENT_CALLS:
+        return Metric(name, "{inference_call}", "Model calls of an agent invocation", _COUNTS)
+    if name == METRIC_AGENT_TOOLS:
+        return Metric(name, "{tool_call}", "Tool calls of an agent invocation", _COUNTS)
     if name == METRIC_OF_SPAN[INVOKE_AGENT]:
         return Metric(name, "s", "Duration of an agent invocation", _AGENT_SECONDS)
     if name == METRIC_OF_SPAN[INVOKE_WORKFLOW]:

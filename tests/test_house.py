@@ -97,7 +97,7 @@ PUBLIC = {
         "Call", "CallStore", "Label", "Message", "Recorder", "Reply", "SLMAdaptersError", "Tool",
         "ToolCall", "TraceExport", "Usage", "export_traces", "role", "run", "swap",
     ],
-    "slm_adapters.crewai": ["CallRecorder", "SLM", "swap", "traced"],
+    "slm_adapters.crewai": ["CallRecorder", "SLM", "instrument", "swap", "traced", "uninstrument"],
     "slm_adapters.langchain": ["CallRecorder", "ChatSLM", "instrument", "traced", "uninstrument"],
     "slm_adapters.litellm": ["CallRecorder", "instrument", "register", "uninstrument", "unregister"],
     "slm_adapters.testing": ["ScriptedModel", "captured_calls"],

@@ -17,7 +17,7 @@ except ModuleNotFoundError as error:
     raise MissingExtraError("slm_adapters.crewai", "crewai", "crewai") from None
 
 from ._crewai.model import SLM
-from ._crewai.recording import CallRecorder, traced
+from ._crewai.recording import CallRecorder, instrument, traced, uninstrument
 from ._crewai.swapping import swap
 
-__all__ = ["SLM", "CallRecorder", "swap", "traced"]
+__all__ = ["SLM", "CallRecorder", "instrument", "swap", "traced", "uninstrument"]

@@ -2,23 +2,24 @@
 
 ``crewai_event_bus.emit`` is replaced on the instance, so events are seen on the thread that
 emits them; documented listeners run later, where the model call's span cannot be current.
+Where the tap is refused or passed by, the listeners are used after all.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
 from typing import Any, Protocol
 
-from crewai.events.event_bus import crewai_event_bus
+from crewai.events import crewai_event_bus
 from opentelemetry import context as otel_context
 from opentelemetry.context import Context
 
-from ..telemetry.harmless import shielded, warn_once
-from . import guards
+from ..telemetry.harmless import note_failure, warn_once
+from . import guards, listening
+from .tables import RELEVANT
 
-__all__ = ["EventSink", "add", "remove", "sinks"]
+__all__ = ["EventSink", "Moment", "add", "covered", "remove", "sinks"]
 
 
 class EventSink(Protocol):
@@ -27,36 +28,52 @@ class EventSink(Protocol):
     #: False when it only looks at some model calls, so that a full recorder covers it.
     sees_everything: bool
 
+    @property
+    def destination(self) -> Any:
+        """Where its spans go; two recorders of everything make one span per destination."""
+
     def see(self, source: Any, event: Any, moment: Moment) -> None: ...
 
     def unwind(self, boundary: guards.Boundary, error: BaseException) -> None: ...
 
     def silent_call(self, attempt: guards.Attempt) -> None: ...
 
+    def human(self, what: str) -> None: ...
+
 
 class Moment:
     """When and where an event was emitted."""
 
-    __slots__ = ("ambient", "at_ns", "covered", "leads", "synchronous")
+    __slots__ = ("ambient", "at_ns", "leads", "synchronous")
 
     def __init__(self, at_ns: int, ambient: Context, *, synchronous: bool = True) -> None:
         self.at_ns, self.ambient, self.synchronous = at_ns, ambient, synchronous
         #: The first sink alone moves the current OpenTelemetry span.
         self.leads = synchronous
-        #: A recorder of everything is there too.
-        self.covered = False
 
 
 _lock = threading.RLock()
 _sinks: tuple[EventSink, ...] = ()
 _replaced: Any = None
 _tap: Any = None
-_listening: list[tuple[Any, Callable[..., Any]]] = []
+_used = False
 
 
 def sinks() -> tuple[EventSink, ...]:
     """The registered sinks, recorders of everything first."""
     return _sinks
+
+
+def covered(sink: EventSink) -> bool:
+    """Whether another sink makes the same spans in the same place already."""
+    if len(_sinks) < 2:
+        return False
+    for other in _sinks:
+        if other is sink or not other.sees_everything:
+            return False
+        if not sink.sees_everything or other.destination is sink.destination:
+            return True
+    return False
 
 
 def add(sink: EventSink) -> None:
@@ -66,7 +83,7 @@ def add(sink: EventSink) -> None:
         if sink in _sinks:
             return
         _sinks = tuple(sorted((*_sinks, sink), key=lambda s: not s.sees_everything))
-        if _tap is None and not _listening:
+        if _tap is None and not listening.active():
             _install()
 
 
@@ -80,37 +97,58 @@ def remove(sink: EventSink) -> None:
 
 
 def _install() -> None:
-    global _tap, _replaced
-    original = crewai_event_bus.emit
-
-    def emit(source: Any, event: Any) -> Any:
-        if not _sinks:
-            return original(source, event)
-        at_ns = time.time_ns()
-        future = original(source, event)
-        _show(source, event, Moment(at_ns, otel_context.get_current()))
-        return future
-
+    global _tap, _replaced, _used
+    _used = False
+    guards.install(sinks)
     try:
+        original = crewai_event_bus.emit
+
+        def emit(source: Any, event: Any) -> Any:
+            global _used
+            _used = True
+            if event.type not in RELEVANT or not _sinks:
+                return original(source, event)
+            at_ns = time.time_ns()
+            future = original(source, event)
+            _show(source, event, Moment(at_ns, otel_context.get_current()))
+            return future
+
         _replaced = vars(crewai_event_bus).get("emit")
         crewai_event_bus.emit = emit
         _tap = emit
-        guards.install(sinks)
     except Exception:
-        warn_once(
-            "the event bus tap",
-            "slm-adapters: this crewai version does not let its event bus be tapped, so spans "
-            "come from its listeners: they are complete, but HTTP spans do not nest under them.",
-        )
-        _listen()
+        _use_listeners()
+    else:
+        # Should this CrewAI not call what was replaced, the first crew or call tells.
+        listening.watch(lambda: _used, _passed_by)
+
+
+def _use_listeners() -> None:
+    warn_once(
+        "the event bus tap",
+        "slm-adapters: this crewai version does not let its event bus be tapped, so spans "
+        "come from its listeners: they are complete, but HTTP spans do not nest under them.",
+    )
+    listening.start(_overheard)
+
+
+def _passed_by(source: Any, event: Any) -> None:
+    with _lock:
+        if not _sinks or listening.active():
+            return
+        _use_listeners()
+    _overheard(source, event)
+
+
+def _overheard(source: Any, event: Any) -> None:
+    at_ns = int(event.timestamp.timestamp() * 1e9)
+    _show(source, event, Moment(at_ns, otel_context.get_current(), synchronous=False))
 
 
 def _uninstall() -> None:
     global _tap, _replaced
     guards.uninstall()
-    while _listening:
-        kind, handler = _listening.pop()
-        crewai_event_bus.off(kind, handler)
+    listening.stop()
     # Somebody may have wrapped our emit meanwhile: theirs stays, ours passes through.
     if _tap is not None and vars(crewai_event_bus).get("emit") is _tap:
         if _replaced is None:
@@ -121,40 +159,11 @@ def _uninstall() -> None:
 
 
 def _show(source: Any, event: Any, moment: Moment) -> None:
-    shown = _sinks
-    moment.covered = bool(shown) and shown[0].sees_everything
     if event.type == "llm_call_started":
         guards.saw_call()
-    for sink in shown:
-        with shielded("recording a CrewAI event"):
+    for sink in _sinks:
+        try:
             sink.see(source, event, moment)
+        except Exception as error:
+            note_failure("recording a CrewAI event", error)
         moment.leads = False
-
-
-def _listen() -> None:
-    from crewai.events import event_types
-
-    # Asynchronous handlers run on one loop in the order of the events, synchronous ones on a
-    # pool without any.
-    async def handler(source: Any, event: Any) -> None:
-        at_ns = int(event.timestamp.timestamp() * 1e9)
-        _show(source, event, Moment(at_ns, otel_context.get_current(), synchronous=False))
-
-    for kind in _event_classes(event_types):
-        crewai_event_bus.on(kind)(handler)
-        _listening.append((kind, handler))
-
-
-def _event_classes(module: Any) -> list[Any]:
-    from crewai.events.base_events import BaseEvent
-    from crewai.events.event_context import SCOPE_ENDING_EVENTS, SCOPE_STARTING_EVENTS
-
-    wanted = SCOPE_STARTING_EVENTS | SCOPE_ENDING_EVENTS | {"llm_stream_chunk"}
-    classes = []
-    for name in dir(module):
-        kind = getattr(module, name)
-        if isinstance(kind, type) and issubclass(kind, BaseEvent):
-            field = getattr(kind, "model_fields", {}).get("type")
-            if field is not None and field.default in wanted:
-                classes.append(kind)
-    return classes

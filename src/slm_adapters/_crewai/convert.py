@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..calls import Message, Reply, Tool, ToolCall, Usage
+from ..telemetry import semconv
 
 __all__ = [
     "finish_reason",
@@ -57,9 +57,6 @@ _PARAMETERS = (
     "presence_penalty",
     "n",
 )
-# A name made per run (an id, a date, a counter) would make one series per run.
-_VARIABLE = re.compile(r"\d{4,}|[0-9a-fA-F]{8}-[0-9a-fA-F]{4}|[0-9a-fA-F]{16,}|\n")
-_LONGEST_NAME = 64
 
 
 def low_cardinality(name: Any) -> str | None:
@@ -67,9 +64,7 @@ def low_cardinality(name: Any) -> str | None:
     if not isinstance(name, str):
         return None
     text: str = name.strip()
-    if not text or len(text) > _LONGEST_NAME or _VARIABLE.search(text):
-        return None
-    return text
+    return text if semconv.may_be_a_label(text) else None
 
 
 def messages_of(messages: Any) -> tuple[Message, ...]:

@@ -5,55 +5,73 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from crewai.events.event_context import SCOPE_STARTING_EVENTS, VALID_EVENT_PAIRS
 from opentelemetry import context as otel_context
+from opentelemetry import trace
 from opentelemetry.context import Context
 
+from ..telemetry import semconv
 from ..telemetry.harmless import harmless
-from ..telemetry.recorder import Recorder, current_call, set_current_call
-from . import convert, guards, spans
+from ..telemetry.recorder import OpenCall, OpenSpan, Recorder, current_call, set_current_call
+from . import bus, convert, guards, spans, steps
 from .bus import Moment
-from .scopes import Scope, Scopes
+from .scopes import AGENTS, Scope, Scopes, Spent
+from .starts import Start
+from .tables import CHUNK, FAILED, HUMAN, STARTS
 
 __all__ = ["EventRecorder"]
 
-_FAILED = frozenset(kind for kind in VALID_EVENT_PAIRS if kind.endswith(("_failed", "_error")))
-
 
 class EventRecorder:
-    """Turns events into spans of ``recorder``; ``only`` limits it to some models' calls."""
+    """Turns events into spans of ``recorder``; ``only`` limits it to some models' calls.
+
+    ``shadow`` has the same hooks and makes no spans: it stands in where another recorder makes
+    the same spans in the same place. ``destination``: the tracer provider, None for the global.
+    """
 
     def __init__(
-        self, recorder: Recorder, only: Callable[[Any], bool] | None = None, *, shadow: Any = None
+        self,
+        recorder: Recorder,
+        only: Callable[[Any], bool] | None = None,
+        *,
+        shadow: Recorder,
+        destination: Any = None,
     ) -> None:
         self.recorder, self.only, self._shadow = recorder, only, shadow
+        self._destination = destination
         self.sees_everything = only is None
         self.scopes = Scopes()
         self._key = otel_context.create_key("slm-adapters-crewai-scope")
+
+    @property
+    def destination(self) -> Any:
+        return self._destination or trace.get_tracer_provider()
 
     # Events
 
     def see(self, source: Any, event: Any, moment: Moment) -> None:
         """One event, on the thread and in the context that emitted it."""
         kind = event.type
-        if kind == "llm_stream_chunk":
+        if kind == CHUNK:
             self._chunk(event)
-        elif kind in SCOPE_STARTING_EVENTS:
+        elif kind in STARTS:
             if self.only is None or (kind == "llm_call_started" and self.only(source)):
                 self._start(source, event, moment)
-        elif kind in VALID_EVENT_PAIRS:
+        elif kind in HUMAN:
+            self._point(self._parent(event, self._marked(moment.ambient)), HUMAN[kind])
+        else:
             self._end(source, event, moment)
 
     def _start(self, source: Any, event: Any, moment: Moment) -> None:
         marked = self._marked(moment.ambient)
         scope = Scope(event, source, self._parent(event, marked))
-        # Beside a full recorder, a traced LLM's call only feeds its own hooks.
-        covered = moment.covered and self.only is not None
-        recorder = self._shadow if covered else self.recorder
-        context = self._context_for(scope.parent, marked, moment)
-        scope.opened = spans.open_for(
-            spans.Start(recorder, source, event, scope, context, moment.at_ns)
-        )
+        opener = spans.opener_of(event.type)
+        if opener is not None:
+            recorder, context = self.recorder, self._context_for(scope.parent, marked, moment)
+            if bus.covered(self):
+                # The span that stands for this one too is current by now: same ids in the record.
+                recorder = self._shadow
+                context = otel_context.get_current() if moment.synchronous else context
+            scope.opened = opener(Start(recorder, source, event, scope, context, moment.at_ns))
         evicted = self.scopes.add(scope)
         if scope.opened is not None:
             self._enter(scope, moment)
@@ -65,20 +83,29 @@ class EventRecorder:
         scope = self.scopes.ended_by(event, source, marked)
         if scope is None:
             return
-        error = spans.error_of(event, moment) if event.type in _FAILED else None
-        if error is None and scope.call is not None:
+        error = spans.error_of(event, moment) if event.type in FAILED else None
+        if scope.call is not None and error is None:
             _remember(scope.parent, event.response)
-            spans.finish_call(scope.call, source, event, moment.at_ns)
-        elif error is None and scope.opened is not None:
-            spans.finish_tool(self.recorder, scope.opened, event)
+            self.scopes.spend(scope, spans.finish_call(scope.call, source, event, moment.at_ns))
+        elif error is None:
+            error = steps.finish(self.recorder, scope, event)
+        elif scope.opened is None:
+            steps.failed_inside(scope, error)
         self._close(scope, error, moment.at_ns)
+        if event.type == "knowledge_query_failed":
+            self._close_search(scope.parent, moment)
+
+    def _close_search(self, search: Scope | None, moment: Moment) -> None:
+        """Without a query CrewAI searches nothing, and never says that the search is over."""
+        if search is not None and search.kind == "knowledge_search_query_started":
+            self._close(search, None, moment.at_ns, early=True)
 
     def _chunk(self, event: Any) -> None:
         scope = self.scopes.call(event.call_id)
         if scope is not None and scope.call is not None:
             scope.call.chunk(event.chunk)
 
-    # Ends without an event
+    # What has no event
 
     def unwind(self, boundary: guards.Boundary, error: BaseException) -> None:
         """An exception left a model call or a crew: end what that opened."""
@@ -92,7 +119,11 @@ class EventRecorder:
             return
         marked = self._marked(attempt.ambient)
         parent = marked.nearest_visible() if marked else None
-        call = spans.open_silent_call(self.recorder, attempt, parent)
+        recorder = self._shadow if bus.covered(self) else self.recorder
+        call = spans.open_silent_call(recorder, attempt, parent)
+        if parent is not None:
+            self.scopes.spend(parent, None, inside=True)
+            self.scopes.count(parent, tool=False)
         if attempt.error is not None:
             spans.end_opened(call, attempt.error, attempt.ended_ns)
             return
@@ -100,6 +131,15 @@ class EventRecorder:
         content = self.recorder.wants_content
         reply = convert.reply_of(attempt.result, None, with_content=content)
         call.finish([reply], end_ns=attempt.ended_ns)
+
+    def human(self, what: str) -> None:
+        """A person was asked, or answered, for the agent that runs here."""
+        self._point(self._marked(otel_context.get_current()), what)
+
+    def _point(self, scope: Scope | None, what: str) -> None:
+        visible = scope.nearest_visible() if scope else None
+        if visible is not None and visible.opened is not None:
+            visible.opened.span.add_event(f"{semconv.HUMAN_INPUT}.{what}")
 
     @harmless("closing a recorder")
     def close(self) -> None:
@@ -117,7 +157,9 @@ class EventRecorder:
         recorded = self.scopes.get(event.parent_event_id)
         recorded = recorded.nearest_open() if recorded else None
         current = marked.nearest_open() if marked else None
-        if recorded is None or (current is not None and current.is_inside(recorded)):
+        if recorded is None or current is recorded:
+            return current
+        if current is not None and current.is_inside(recorded):
             return current
         return recorded
 
@@ -156,15 +198,34 @@ class EventRecorder:
         for child in self.scopes.drop(scope, early=early):
             self._close(child, error, end_ns, early=True)
         if scope.opened is not None:
+            if isinstance(scope.opened, OpenCall):
+                if not scope.opened.ended and not spans.is_failure(error):
+                    self.scopes.spend(scope, None)
+            else:
+                spans.note_usage(scope)
+            self._count(scope, scope.opened)
             spans.end_opened(scope.opened, error, end_ns)
             self._leave(scope)
             scope.let_go()
 
+    def _count(self, scope: Scope, opened: OpenSpan) -> None:
+        if not self.recorder.metrics.counts_agent_calls:
+            return
+        if scope.kind in ("llm_call_started", "tool_usage_started"):
+            self.scopes.count(scope.parent, tool=scope.kind == "tool_usage_started")
+        elif scope.kind in AGENTS and opened.recorder is self.recorder:
+            spent = scope.spent or Spent()
+            name = scope.role if semconv.may_be_a_label(scope.role) else None
+            self.recorder.metrics.agent_ended(name, spent.calls, spent.tools)
+
     def _leave(self, scope: Scope) -> None:
         """Make current what was current before, unless something else became current since."""
         current = otel_context.get_current()
-        ours = self._marked(current) is scope and scope.owns(current)
-        if ours and scope.outer_context is not None:
+        if current is not scope.context and not (
+            self._marked(current) is scope and scope.owns(current)
+        ):
+            return
+        if scope.outer_context is not None:
             set_current_call(scope.outer_call, scope.outer_context)
 
 

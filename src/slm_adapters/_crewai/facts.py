@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -10,7 +11,7 @@ from typing import Any
 
 from ..calls import Reply, Usage
 
-__all__ = ["CallFacts", "facts_for", "sharing_facts"]
+__all__ = ["CallFacts", "facts_for", "keep", "sharing_facts"]
 
 
 @dataclass
@@ -33,10 +34,25 @@ class CallFacts:
 _facts: ContextVar[CallFacts | None] = ContextVar("slm_adapters_crewai_facts", default=None)
 
 
-def facts_for(source: Any) -> CallFacts | None:
+#: By call id, for listeners, which run elsewhere and later.
+_kept: OrderedDict[str, CallFacts] = OrderedDict()
+_KEPT_LIMIT = 1_000
+
+
+def facts_for(source: Any, call_id: str | None = None) -> CallFacts | None:
     """The facts of the call ``source`` is making here, if it is one of ours."""
     facts = _facts.get()
-    return facts if facts is not None and facts.source is source else None
+    if facts is not None and facts.source is source:
+        return facts
+    return _kept.get(call_id) if call_id and _kept else None
+
+
+def keep(call_id: str, facts: CallFacts) -> None:
+    """Let listeners find ``facts``; the listener makes the span."""
+    facts.recorded = True
+    _kept[call_id] = facts
+    while len(_kept) > _KEPT_LIMIT:
+        _kept.popitem(last=False)
 
 
 @contextmanager

@@ -16,18 +16,18 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from crewai.llms import base_llm
 from opentelemetry import context as otel_context
 from opentelemetry.context import Context
 
-from ..telemetry.harmless import note_failure, shielded
+from ..telemetry.harmless import note_failure, shielded, warn_once
+from . import listening
+from .replacing import put_back, replace
 
 if TYPE_CHECKING:
     from .bus import EventSink
 
 __all__ = ["Attempt", "Boundary", "current_boundary", "install", "saw_call", "uninstall"]
 
-_RETRY_LOOPS = ("run_with_rate_limit_retry", "arun_with_rate_limit_retry")
 _CALL_ARGUMENTS = (
     "messages",
     "tools",
@@ -56,13 +56,13 @@ class Attempt(Boundary):
     started_ns: int = field(default_factory=time.time_ns)
     ended_ns: int = 0
     ambient: Context = field(default_factory=otel_context.get_current)
+    last_event: str | None = field(default_factory=lambda: _last_event())
     seen: bool = False
     result: Any = None
     error: BaseException | None = None
 
 
 _boundary: ContextVar[Boundary | None] = ContextVar("slm_adapters_crewai", default=None)
-_undo: list[Callable[[], None]] = []
 
 
 def _no_sinks() -> tuple[EventSink, ...]:
@@ -90,43 +90,32 @@ def _mark_seen(boundary: Boundary | None) -> None:
 
 
 def install(sinks: Callable[[], tuple[EventSink, ...]]) -> None:
-    """Watch the retry loops and the entry points of crews, agents and flows."""
+    """Watch the retry loops, the entry points of crews, agents and flows, and the asking of people.
+
+    What a version of CrewAI does not have costs one warning, and the rest goes on.
+    """
     global _sinks
     _sinks = sinks
-    for name in _RETRY_LOOPS:
-        with shielded("watching CrewAI's retry loop"):
-            _replace(base_llm, name, _watched_loop(getattr(base_llm, name)))
-    for owner, name in _entry_points():
-        with shielded("watching a CrewAI entry point"):
-            _replace(owner, name, _watched_entry(vars(owner)[name]))
+    missing = []
+    for owner, name, watched in _WATCHED:
+        try:
+            replace(owner, name, watched)
+        except Exception:
+            missing.append(f"{owner}.{name}")
+    if missing:
+        warn_once(
+            "this crewai version",
+            "slm-adapters: this crewai version is unknown: it has no "
+            f"{', '.join(missing)}. Calls that end or begin without an event may be missing or "
+            "end late; everything else is recorded.",
+        )
 
 
 def uninstall() -> None:
     """Put everything back that is still ours."""
     global _sinks
-    while _undo:
-        _undo.pop()()
+    put_back()
     _sinks = _no_sinks
-
-
-def _replace(owner: Any, name: str, replacement: Any) -> None:
-    original = vars(owner)[name]
-    setattr(owner, name, replacement)
-
-    def put_back() -> None:
-        if vars(owner).get(name) is replacement:
-            setattr(owner, name, original)
-
-    _undo.append(put_back)
-
-
-def _entry_points() -> list[tuple[Any, str]]:
-    from crewai import Agent, Crew
-    from crewai.flow.flow import Flow
-
-    wanted = [(Crew, "kickoff"), (Crew, "akickoff"), (Agent, "kickoff"), (Agent, "akickoff")]
-    wanted.append((Flow, "kickoff_async"))
-    return [(owner, name) for owner, name in wanted if name in vars(owner)]
 
 
 def _watched_entry(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -202,13 +191,32 @@ def _attempting(operation: Callable[[], Any], number: int) -> Iterator[Attempt]:
         attempt.error = error
         raise
     finally:
-        if not attempt.seen and attempt.llm is not None:
+        if not _spoke(attempt) and attempt.llm is not None:
             attempt.ended_ns = time.time_ns()
             # What wraps another LLM has its record in the one inside.
             _mark_seen(attempt.outer)
             for sink in _sinks():
                 with shielded("recording a model call without events"):
                     sink.silent_call(attempt)
+
+
+def _spoke(attempt: Attempt) -> bool:
+    """Whether it emitted events: seen by the tap, or, with listeners, by CrewAI's own count."""
+    if attempt.seen or not listening.active():
+        return attempt.seen
+    return attempt.last_event is None or _last_event() != attempt.last_event
+
+
+def _last_event() -> str | None:
+    """The event emitted last in this context; only asked where listeners are used."""
+    if not listening.active():
+        return None
+    try:
+        from crewai.events.event_context import get_last_event_id
+
+        return get_last_event_id() or ""
+    except Exception:
+        return None
 
 
 def _attempt(operation: Callable[[], Any], number: int) -> Attempt:
@@ -223,3 +231,46 @@ def _attempt(operation: Callable[[], Any], number: int) -> Attempt:
     except Exception as error:
         note_failure("reading a CrewAI model call", error)
     return Attempt(_boundary.get(), llm, arguments, number)
+
+
+def _watched_question(ask: Callable[..., Any]) -> Callable[..., Any]:
+    """CrewAI asks a person: a moment when it asks and one when the answer is there."""
+    if inspect.iscoroutinefunction(ask):
+
+        @functools.wraps(ask)
+        async def awatched(*args: Any, **kwargs: Any) -> Any:
+            _tell("requested")
+            answer = await ask(*args, **kwargs)
+            _tell("received")
+            return answer
+
+        return awatched
+
+    @functools.wraps(ask)
+    def watched(*args: Any, **kwargs: Any) -> Any:
+        _tell("requested")
+        answer = ask(*args, **kwargs)
+        _tell("received")
+        return answer
+
+    return watched
+
+
+def _tell(what: str) -> None:
+    for sink in _sinks():
+        with shielded("noting that a person is asked"):
+            sink.human(what)
+
+
+_ASKS_PEOPLE = "crewai.core.providers.human_input:SyncHumanInputProvider"
+_WATCHED = (
+    ("crewai.llms.base_llm", "run_with_rate_limit_retry", _watched_loop),
+    ("crewai.llms.base_llm", "arun_with_rate_limit_retry", _watched_loop),
+    ("crewai:Crew", "kickoff", _watched_entry),
+    ("crewai:Crew", "akickoff", _watched_entry),
+    ("crewai:Agent", "kickoff", _watched_entry),
+    ("crewai:Agent", "kickoff_async", _watched_entry),
+    ("crewai.flow.flow:Flow", "kickoff_async", _watched_entry),
+    (_ASKS_PEOPLE, "_prompt_input", _watched_question),
+    (_ASKS_PEOPLE, "_prompt_input_async", _watched_question),
+)

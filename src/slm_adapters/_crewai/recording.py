@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import weakref
 from collections.abc import Sequence
 from typing import Any, TypeVar
@@ -12,11 +13,12 @@ from opentelemetry.trace import NoOpTracerProvider, TracerProvider
 
 from ..store.opening import StoreLike, open_store
 from ..telemetry.content import Redact
+from ..telemetry.harmless import warn_once
 from ..telemetry.recorder import CallHook, Recorder
 from . import bus
 from .events import EventRecorder
 
-__all__ = ["CallRecorder", "traced"]
+__all__ = ["CallRecorder", "instrument", "traced", "uninstrument"]
 
 LLM = TypeVar("LLM")
 _MARK = "_slm_adapters_traced"
@@ -44,17 +46,18 @@ class CallRecorder:
         redact: Redact | None = None,
         app: str | None = None,
     ) -> None:
+        options: dict[str, Any] = {"store": open_store(store), "redact": redact, "app": app}
         self.recorder = Recorder(
             tracer_provider=tracer_provider,
             meter_provider=meter_provider,
             logger_provider=logger_provider,
-            store=open_store(store),
             hooks=hooks,
-            redact=redact,
-            app=app,
+            **options,
         )
         self.store = self.recorder.store
-        self._events = EventRecorder(self.recorder)
+        shadow = _shadow(options)
+        shadow.hooks = self.recorder.hooks
+        self._events = EventRecorder(self.recorder, shadow=shadow, destination=tracer_provider)
         bus.add(self._events)
 
     def __call__(self, inputs: Any) -> Any:
@@ -78,6 +81,41 @@ class CallRecorder:
 
     def __deepcopy__(self, memo: dict[int, Any]) -> CallRecorder:
         return self
+
+
+_instrumented: CallRecorder | None = None
+_lock = threading.Lock()
+
+
+def instrument(**options: Any) -> CallRecorder:
+    """Record every run from here on: ``CallRecorder(**options)`` kept by this module.
+
+    A second call returns the recorder that is running. Beside a ``CallRecorder`` that exports
+    to the same place there is still one span per call. Raises ``TypeError`` for an option that
+    ``CallRecorder`` does not take.
+
+        instrument(store="calls.db")
+    """
+    global _instrumented
+    with _lock:
+        if _instrumented is None:
+            _instrumented = CallRecorder(**options)
+        elif options:
+            warn_once(
+                "instrument() called twice",
+                "slm-adapters: CrewAI is instrumented already, so these options change nothing: "
+                "call uninstrument() first.",
+            )
+        return _instrumented
+
+
+def uninstrument() -> None:
+    """Undo ``instrument()``; open spans end and CrewAI is as before. Without it, nothing."""
+    global _instrumented
+    with _lock:
+        recorder, _instrumented = _instrumented, None
+    if recorder is not None:
+        recorder.close()
 
 
 def traced(
@@ -110,12 +148,8 @@ def traced(
     events = EventRecorder(
         Recorder(tracer_provider=tracer_provider, **options),
         only=lambda source: getattr(vars(source).get(_MARK), "token", None) is token,
-        shadow=Recorder(
-            tracer_provider=NoOpTracerProvider(),
-            meter_provider=NoOpMeterProvider(),
-            logger_provider=NoOpLoggerProvider(),
-            **options,
-        ),
+        shadow=_shadow(options),
+        destination=tracer_provider,
     )
     mark = _Mark(token, events)
     object.__setattr__(llm, _MARK, mark)
@@ -123,6 +157,16 @@ def traced(
     # When the LLM and its copies are gone, nobody is left to listen to.
     weakref.finalize(mark, bus.remove, events).atexit = False
     return llm
+
+
+def _shadow(options: dict[str, Any]) -> Recorder:
+    """A recorder for the hooks alone: no span, no metric, no event."""
+    return Recorder(
+        tracer_provider=NoOpTracerProvider(),
+        meter_provider=NoOpMeterProvider(),
+        logger_provider=NoOpLoggerProvider(),
+        **options,
+    )
 
 
 class _Mark:

@@ -11,19 +11,41 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from typing import Any
 
-from crewai.events.event_context import VALID_EVENT_PAIRS
 from opentelemetry import trace
 from opentelemetry.context import Context
 
-from ..calls import ToolCall
+from ..calls import ToolCall, Usage
 from ..telemetry.recorder import OpenCall, OpenSpan
 from . import guards
+from .tables import ENDS
 
-__all__ = ["LIVE_LIMIT", "Scope", "Scopes"]
+__all__ = ["AGENTS", "LIVE_LIMIT", "Scope", "Scopes", "Spent"]
+
+#: Events that start an agent.
+AGENTS = ("agent_execution_started", "lite_agent_execution_started")
 
 #: Open scopes kept at most; the oldest is ended when there are more.
 LIVE_LIMIT = 10_000
 _EARLY_LIMIT = 1_000
+
+
+class Spent:
+    """Tokens of the calls inside a scope; not ``exact`` when one of them had no counts."""
+
+    __slots__ = ("calls", "exact", "input", "output", "tools")
+
+    def __init__(self) -> None:
+        self.input = self.output = 0
+        #: What an agent did itself, without the agents it delegated to.
+        self.calls = self.tools = 0
+        self.exact = True
+
+    def add(self, usage: Usage | None) -> None:
+        if usage is None:
+            self.exact = False
+        else:
+            self.input += usage.input_tokens
+            self.output += usage.output_tokens
 
 
 class Scope:
@@ -37,6 +59,7 @@ class Scope:
         "context",
         "ended",
         "event_id",
+        "failure",
         "kind",
         "opened",
         "outer_call",
@@ -45,13 +68,15 @@ class Scope:
         "role",
         "run_id",
         "source_id",
+        "spent",
         "task",
     )
 
     def __init__(self, event: Any, source: Any, parent: Scope | None) -> None:
         self.event_id: str = event.event_id
         self.kind: str = event.type
-        self.call_id: str | None = getattr(event, "call_id", None)
+        # An absent field of a pydantic model is slow to ask for.
+        self.call_id: str | None = event.call_id if event.type == "llm_call_started" else None
         self.source_id = id(source)
         self.boundary = guards.current_boundary()
         self.parent = parent
@@ -67,6 +92,9 @@ class Scope:
         self.run_id: str | None = parent.run_id if parent else None
         #: Tool calls the model last asked for here, not yet seen as tool events.
         self.asked: list[ToolCall] = []
+        #: An ``error.type`` that something inside reported and this scope's own end may not.
+        self.failure: str | None = None
+        self.spent: Spent | None = None
 
     def let_go(self) -> None:
         """Drop what an ended scope, kept for its place in the tree, no longer needs."""
@@ -85,20 +113,27 @@ class Scope:
 
     def nearest_open(self) -> Scope | None:
         """This scope or the first one around it that is still open."""
-        return next((scope for scope in self.upwards() if not scope.ended), None)
+        scope: Scope | None = self
+        while scope is not None and scope.ended:
+            scope = scope.parent
+        return scope
 
     def nearest_visible(self) -> Scope | None:
         """This scope or the first one around it that is open and has a span."""
-        return next((s for s in self.upwards() if not s.ended and s.opened is not None), None)
+        scope: Scope | None = self
+        while scope is not None and (scope.ended or scope.opened is None):
+            scope = scope.parent
+        return scope
 
     def is_inside(self, other: Scope) -> bool:
-        return any(scope is other for scope in self.upwards())
+        scope: Scope | None = self
+        while scope is not None and scope is not other:
+            scope = scope.parent
+        return scope is not None
 
     def owns(self, context: Context) -> bool:
         """Whether this scope's span is the current one in ``context``."""
-        if self.opened is None:
-            return False
-        return trace.get_current_span(context) is self.opened.span
+        return self.opened is not None and trace.get_current_span(context) is self.opened.span
 
 
 class Scopes:
@@ -147,6 +182,28 @@ class Scopes:
             return None
         return self._live.get(event_id) or self._early.get(event_id)
 
+    def spend(self, call: Scope, usage: Usage | None, *, inside: bool = False) -> None:
+        """Add a call's usage to all around it (``inside``: to ``call`` too); None: not known."""
+        with self._lock:
+            for scope in call.upwards():
+                if inside or scope is not call:
+                    if scope.spent is None:
+                        scope.spent = Spent()
+                    scope.spent.add(usage)
+
+    def count(self, inside: Scope | None, *, tool: bool) -> None:
+        """Add a tool or model call to the agent that made it."""
+        agent = inside
+        while agent is not None and agent.kind not in AGENTS:
+            agent = agent.parent
+        if agent is None:
+            return
+        with self._lock:
+            if agent.spent is None:
+                agent.spent = Spent()
+            agent.spent.tools += tool
+            agent.spent.calls += not tool
+
     def open_now(self) -> list[Scope]:
         """Every open scope, oldest first."""
         with self._lock:
@@ -162,7 +219,7 @@ class Scopes:
         CrewAI pairs ends with whatever is on top of its stack, which is another scope after a
         start that never ended: the kind of event decides, searched outwards.
         """
-        kind = VALID_EVENT_PAIRS.get(event.type)
+        kind = ENDS.get(event.type)
         if kind == "llm_call_started":
             return self._ended_call(event, source, marked)
         for start in (self.get(event.started_event_id), marked):
@@ -189,6 +246,8 @@ class Scopes:
 def _matching(start: Scope | None, kind: str | None, source_id: int) -> Scope | None:
     if start is None:
         return None
+    if start.kind == kind and start.source_id == source_id and not start.ended:
+        return start
     same_kind = [s for s in start.upwards() if s.kind == kind and not s.ended]
     same_source = (scope for scope in same_kind if scope.source_id == source_id)
     return next(same_source, same_kind[0] if same_kind else None)

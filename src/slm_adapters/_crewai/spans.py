@@ -2,58 +2,38 @@
 
 from __future__ import annotations
 
-import json
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from opentelemetry.context import Context
-
-from ..calls import Message, Reply, ToolCall
+from ..calls import Message, Reply, Usage
 from ..errors import CancelledGenerationError
 from ..telemetry import semconv
 from ..telemetry.recorder import OpenCall, OpenSpan, Recorder
-from . import convert, guards
+from . import convert, guards, steps
 from .bus import Moment
 from .facts import facts_for
 from .scopes import Scope
+from .starts import Start, as_text
 
 __all__ = [
-    "Start",
     "end_opened",
     "error_of",
     "finish_call",
-    "finish_tool",
     "is_failure",
-    "open_for",
+    "note_usage",
     "open_silent_call",
+    "opener_of",
 ]
+
+Opener = Callable[[Start], OpenSpan | None]
 
 _OTHER = "_OTHER"
 
 
-@dataclass(frozen=True)
-class Start:
-    """A started event and where its span goes."""
-
-    recorder: Recorder
-    source: Any
-    event: Any
-    scope: Scope
-    context: Context
-    at_ns: int
-
-    def span(self, operation: str, target: str | None, attributes: Mapping[str, Any]) -> OpenSpan:
-        return self.recorder.span(
-            operation, target, attributes=attributes, parent=self.context, start_ns=self.at_ns
-        )
-
-
-def open_for(start: Start) -> OpenSpan | None:
-    """The span of a started event; None for what is CrewAI's own business."""
-    opener = _OPENERS.get(start.event.type)
-    return opener(start) if opener else None
+def opener_of(kind: str) -> Opener | None:
+    """What makes the span of a started event; None for what is CrewAI's own business."""
+    return _OPENERS.get(kind)
 
 
 def _crew(start: Start) -> OpenSpan:
@@ -79,76 +59,30 @@ def _workflow(start: Start, name: Any) -> OpenSpan:
 
 def _task(start: Start) -> OpenSpan:
     task, scope = start.event.task, start.scope
+    role = as_text(getattr(getattr(task, "agent", None), "role", None))
+    if _is_planning(task):
+        return start.span(semconv.PLAN, convert.low_cardinality(role), {semconv.AGENT_NAME: role})
     # A task's description is its prompt; only a given name is a name.
     scope.task = convert.low_cardinality(getattr(task, "name", None))
-    role = _text(getattr(getattr(task, "agent", None), "role", None))
     attributes = {semconv.TASK_NAME: scope.task, semconv.AGENT_NAME: role}
     return start.span(semconv.EXECUTE_TASK, scope.task, attributes)
 
 
+def _is_planning(task: Any) -> bool:
+    """Whether this is the task ``Crew(planning=True)`` adds to plan the others."""
+    model = getattr(task, "output_pydantic", None)
+    return getattr(model, "__name__", None) == "PlannerTaskPydanticOutput"
+
+
 def _agent(start: Start) -> OpenSpan:
     event, scope = start.event, start.scope
-    info = getattr(event, "agent_info", None) or {}
-    role = getattr(getattr(event, "agent", None), "role", None) or info.get("role")
-    scope.role = _text(role)
+    if scope.kind == "lite_agent_execution_started":
+        scope.role = as_text((event.agent_info or {}).get("role"))
+    else:
+        scope.role = as_text(getattr(event.agent, "role", None))
     scope.run_id = scope.run_id or event.event_id
     attributes = {semconv.AGENT_NAME: scope.role, semconv.TASK_NAME: scope.task}
     return start.span(semconv.INVOKE_AGENT, convert.low_cardinality(scope.role), attributes)
-
-
-def _tool(start: Start) -> OpenSpan:
-    event, scope, recorder = start.event, start.scope, start.recorder
-    attributes = {
-        semconv.TOOL_NAME: event.tool_name,
-        semconv.TOOL_TYPE: "function",
-        semconv.TOOL_CALL_ID: _take_asked(scope.parent, event.tool_name, event.tool_args),
-        semconv.AGENT_NAME: scope.role,
-    }
-    if recorder.content_on_spans:
-        attributes[semconv.TOOL_CALL_ARGUMENTS] = _redacted(recorder, event.tool_args)
-    return start.span(semconv.EXECUTE_TOOL, convert.low_cardinality(event.tool_name), attributes)
-
-
-def finish_tool(recorder: Recorder, opened: OpenSpan, event: Any) -> None:
-    """Note the result; a tool that reported failure ends as an error."""
-    if event.type != "tool_usage_finished":
-        return
-    if recorder.content_on_spans:
-        opened.note(**{semconv.TOOL_CALL_RESULT: _redacted(recorder, event.output)})
-    failure = getattr(event, "failure", None)
-    if failure is not None:
-        reason = getattr(failure, "reason", None)
-        opened.end(str(getattr(reason, "value", reason) or "tool_failure"))
-
-
-def _redacted(recorder: Recorder, value: Any) -> str:
-    text = value if isinstance(value, str) else json.dumps(value, default=str)
-    return recorder.redaction.apply_to_text(text)
-
-
-def _take_asked(parent: Scope | None, name: str, arguments: Any) -> str | None:
-    """The id of the model's call that this tool run answers; each is taken once."""
-    from crewai.utilities.string_utils import sanitize_tool_name
-
-    scope = parent.nearest_visible() if parent else None
-    if scope is None:
-        return None
-    named = [c for c in scope.asked if sanitize_tool_name(c.name) == sanitize_tool_name(name)]
-    exact = [call for call in named if _same_arguments(call, arguments)]
-    found = exact[0] if exact else named[0] if len(named) == 1 else None
-    if found is None:
-        return None
-    scope.asked.remove(found)
-    return found.id or None
-
-
-def _same_arguments(call: ToolCall, arguments: Any) -> bool:
-    try:
-        asked = call.parsed()
-        given = json.loads(arguments) if isinstance(arguments, str) else arguments
-    except ValueError:
-        return False
-    return bool(asked == given)
 
 
 # Model calls
@@ -156,7 +90,7 @@ def _same_arguments(call: ToolCall, arguments: Any) -> bool:
 
 def _call(start: Start) -> OpenCall:
     event, scope, source = start.event, start.scope, start.source
-    facts, attempt = facts_for(source), scope.boundary
+    facts, attempt = facts_for(source, event.call_id), scope.boundary
     content = start.recorder.wants_content
     if facts is not None:
         facts.recorded = True
@@ -171,7 +105,7 @@ def _call(start: Start) -> OpenCall:
         stream=bool(event.stream),
         parent=start.context,
         start_ns=start.at_ns,
-        role=_text(event.agent_role) or scope.role,
+        role=as_text(event.agent_role) or scope.role,
         task=scope.task,
         run_id=scope.run_id,
         parent_id=_id_of(scope.parent),
@@ -194,7 +128,7 @@ def open_silent_call(recorder: Recorder, attempt: guards.Attempt, parent: Scope 
         tools=convert.tools_of(arguments.get("tools")) if content else (),
         parent=attempt.ambient,
         start_ns=attempt.started_ns,
-        role=_text(getattr(agent, "role", None)) or (parent.role if parent else None),
+        role=as_text(getattr(agent, "role", None)) or (parent.role if parent else None),
         task=convert.low_cardinality(getattr(task, "name", None))
         or (parent.task if parent else None),
         run_id=parent.run_id if parent else None,
@@ -203,9 +137,9 @@ def open_silent_call(recorder: Recorder, attempt: guards.Attempt, parent: Scope 
     )
 
 
-def finish_call(call: OpenCall, source: Any, event: Any, at_ns: int) -> None:
+def finish_call(call: OpenCall, source: Any, event: Any, at_ns: int) -> Usage | None:
     """End a call with what its completed event, or our own model class, says."""
-    facts = facts_for(source)
+    facts = facts_for(source, event.call_id)
     if facts is not None:
         call.note(**facts.attributes)
         reply, usage = facts.reply or Reply(Message("assistant")), facts.usage
@@ -219,6 +153,18 @@ def finish_call(call: OpenCall, source: Any, event: Any, at_ns: int) -> None:
         response_id=event.response_id,
         end_ns=at_ns,
     )
+    if usage is None and semconv.FALLBACK_REASON in call.attributes:
+        # The fallback's call, inside this one, has counted for itself.
+        return Usage(0, 0)
+    return usage
+
+
+def note_usage(scope: Scope) -> None:
+    """Put on an agent or workflow the tokens of the calls made inside it, in this run alone."""
+    names = _USAGE_NAMES.get(scope.kind)
+    spent = scope.spent
+    if names is not None and spent is not None and spent.exact and scope.opened is not None:
+        scope.opened.note(**dict(zip(names, (spent.input, spent.output), strict=True)))
 
 
 def _reply(event: Any, *, with_content: bool) -> Reply:
@@ -246,8 +192,10 @@ def end_opened(opened: OpenSpan, error: BaseException | str | None, end_ns: int 
         opened.fail(error, end_ns=end_ns)
 
 
-def is_failure(error: BaseException) -> bool:
+def is_failure(error: BaseException | str | None) -> bool:
     """Cancellation, closed streams and interrupts are ends, not failures."""
+    if isinstance(error, str):
+        return True
     return isinstance(error, Exception) and not isinstance(error, CancelledGenerationError)
 
 
@@ -260,6 +208,8 @@ def error_of(event: Any, moment: Moment) -> BaseException | str:
     if active is not None:
         return active
     kind = getattr(event, "error_type", None)
+    if kind and isinstance(kind, str):
+        return kind
     return f"{kind.__module__}.{kind.__qualname__}" if isinstance(kind, type) else _OTHER
 
 
@@ -271,17 +221,20 @@ def _id_of(parent: Scope | None) -> str | None:
     return str(visible.call.fields["call_id"]) if visible.call else visible.event_id
 
 
-def _text(value: Any) -> str | None:
-    text = str(value).strip() if value else ""
-    return text or None
-
-
-_OPENERS = {
+_OF_AGENTS = (semconv.USAGE_INPUT_TOKENS, semconv.USAGE_OUTPUT_TOKENS)
+_OF_WORKFLOWS = (semconv.WORKFLOW_INPUT_TOKENS, semconv.WORKFLOW_OUTPUT_TOKENS)
+_USAGE_NAMES = {
+    "agent_execution_started": _OF_AGENTS,
+    "lite_agent_execution_started": _OF_AGENTS,
+    "crew_kickoff_started": _OF_WORKFLOWS,
+    "flow_started": _OF_WORKFLOWS,
+}
+_OPENERS: Mapping[str, Opener] = {
     "crew_kickoff_started": _crew,
     "flow_started": _flow,
     "task_started": _task,
     "agent_execution_started": _agent,
     "lite_agent_execution_started": _agent,
     "llm_call_started": _call,
-    "tool_usage_started": _tool,
+    **steps.OPENERS,
 }

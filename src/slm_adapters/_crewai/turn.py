@@ -27,9 +27,9 @@ from ..routing.span_facts import span_facts
 from ..routing.verify import check, check_tools
 from ..telemetry import semconv
 from ..telemetry.recorder import OpenCall, as_current_call, default_recorder
-from . import convert
+from . import bus, convert, listening
 from .answers import Asked, Executed, cut, validated
-from .facts import CallFacts, sharing_facts
+from .facts import CallFacts, keep, sharing_facts
 from .spans import is_failure
 
 if TYPE_CHECKING:
@@ -65,8 +65,10 @@ class Turn:
             llm, llm.model_name, llm.engine_provider, llm.in_process, response_format
         )
         with ExitStack() as stack:
-            stack.enter_context(llm_call_context())
+            call_id = stack.enter_context(llm_call_context())
             stack.enter_context(sharing_facts(self.facts))
+            if listening.active() and any(sink.sees_everything for sink in bus.sinks()):
+                keep(call_id, self.facts)
             arguments = asked.arguments()
             del arguments["response_model"]
             llm._emit_call_started_event(stream=self.streams, **arguments)

@@ -31,6 +31,7 @@ _CALL_LABELS = (
     semconv.SERVER_PORT,
     semconv.ERROR_TYPE,
 )
+_FALLBACK_LABELS = (semconv.REQUEST_MODEL, semconv.FALLBACK_MODEL, semconv.FALLBACK_REASON)
 _SPAN_LABELS = {
     semconv.INVOKE_AGENT: semconv.AGENT_NAME,
     semconv.EXECUTE_TOOL: semconv.TOOL_NAME,
@@ -43,7 +44,8 @@ class Metrics:
 
     def __init__(self, meter_provider: MeterProvider | None = None) -> None:
         self._provider = meter_provider
-        self._names = semconv.profile().metrics
+        profile = semconv.profile()
+        self._names, self._counts = profile.metrics, profile.counts_agent_calls
         self._instruments: dict[str, Any] = {}
         self._meter: metrics.Meter | None = None
 
@@ -66,7 +68,15 @@ class Metrics:
     ) -> None:
         """Duration, tokens and, for a stream, time to the first chunk (seconds)."""
         kept = _kept(labels, _CALL_LABELS)
+        role = labels.get(semconv.ROLE)
+        if semconv.may_be_a_label(role):
+            kept[semconv.ROLE] = role
         self._histogram(semconv.METRIC_DURATION).record(duration_s, kept)
+        if semconv.FALLBACK_REASON in labels:
+            fallback = _kept(labels, (*_FALLBACK_LABELS, semconv.ROLE))
+            if semconv.ROLE not in kept:
+                fallback.pop(semconv.ROLE, None)
+            self._counter(semconv.METRIC_FALLBACKS, "{call}").add(1, fallback)
         if first_chunk_s is not None:
             self._histogram(semconv.METRIC_FIRST_CHUNK).record(first_chunk_s, kept)
         if usage is not None:
@@ -85,6 +95,19 @@ class Metrics:
             if error is not None:
                 kept[semconv.ERROR_TYPE] = error
             self._histogram(name).record(duration_s, kept)
+
+    @property
+    def counts_agent_calls(self) -> bool:
+        """Whether somebody collects ``agent_ended``: the newer generation of names has it."""
+        return self._counts and self.enabled
+
+    def agent_ended(self, name: str | None, model_calls: int, tool_calls: int) -> None:
+        """How many calls one invocation of an agent made itself."""
+        labels = {semconv.OPERATION_NAME: semconv.INVOKE_AGENT}
+        if name is not None:
+            labels[semconv.AGENT_NAME] = name
+        self._histogram(semconv.METRIC_AGENT_CALLS).record(model_calls, labels)
+        self._histogram(semconv.METRIC_AGENT_TOOLS).record(tool_calls, labels)
 
     def _tokens(self, usage: Usage, labels: dict[str, Any]) -> None:
         counts = {"input": usage.input_tokens, "output": usage.output_tokens}
@@ -119,10 +142,10 @@ class Metrics:
             self._instruments[key] = instrument
         return instrument
 
-    def _counter(self, name: str) -> metrics.Counter:
+    def _counter(self, name: str, unit: str = "{token}") -> metrics.Counter:
         instrument = self._instruments.get(name)
         if instrument is None:
-            instrument = self._open_meter().create_counter(name, unit="{token}")
+            instrument = self._open_meter().create_counter(name, unit=unit)
             self._instruments[name] = instrument
         return instrument
 

@@ -7,6 +7,7 @@ Own names start with ``slm_adapters.``.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,8 +24,12 @@ RETRIEVAL = "retrieval"
 EXECUTE_TOOL = "execute_tool"
 INVOKE_AGENT = "invoke_agent"
 INVOKE_WORKFLOW = "invoke_workflow"
-# The conventions have no word for a task; this is ours, not a stand-in for one of theirs.
+PLAN = "plan"
+SEARCH_MEMORY = "search_memory"
+UPSERT_MEMORY = "upsert_memory"
+# The conventions have no word for these; they are ours, not stand-ins for one of theirs.
 EXECUTE_TASK = "execute_task"
+EXECUTE_GUARDRAIL = "execute_guardrail"
 
 # Attributes of every operation
 OPERATION_NAME = "gen_ai.operation.name"
@@ -63,6 +68,11 @@ TOOL_CALL_ID = "gen_ai.tool.call.id"
 TOOL_DESCRIPTION = "gen_ai.tool.description"
 WORKFLOW_NAME = "gen_ai.workflow.name"
 DATA_SOURCE_ID = "gen_ai.data_source.id"
+MEMORY_QUERY = "gen_ai.memory.query.text"
+MEMORY_RECORD_COUNT = "gen_ai.memory.record.count"
+RETRIEVAL_QUERY = "gen_ai.retrieval.query.text"
+MCP_METHOD = "mcp.method.name"
+NETWORK_TRANSPORT = "network.transport"
 
 # Ours
 CALL_ID = "slm_adapters.call.id"
@@ -80,6 +90,14 @@ COST = "slm_adapters.cost.usd"
 COST_SOURCE = "slm_adapters.cost.source"
 ENERGY = "slm_adapters.energy.joules"
 ENERGY_SOURCE = "slm_adapters.energy.source"
+GUARDRAIL_NAME = "slm_adapters.guardrail.name"
+GUARDRAIL_TYPE = "slm_adapters.guardrail.type"
+GUARDRAIL_PASSED = "slm_adapters.guardrail.passed"
+GUARDRAIL_ATTEMPT = "slm_adapters.guardrail.attempt"
+# A workflow's usage has no name in the conventions; an agent's has.
+WORKFLOW_INPUT_TOKENS = "slm_adapters.usage.input_tokens"
+WORKFLOW_OUTPUT_TOKENS = "slm_adapters.usage.output_tokens"
+HUMAN_INPUT = "slm_adapters.human_input"
 
 CONTENT_EVENT = "gen_ai.client.inference.operation.details"
 
@@ -100,6 +118,18 @@ REQUEST_PARAMETERS = {
 }
 
 _CLIENT_OPERATIONS = {CHAT, TEXT_COMPLETION, EMBEDDINGS, RETRIEVAL}
+
+
+# A name made per run (an id, a date, a counter) would make one series per run.
+_VARIABLE = re.compile(r"\d{4,}|[0-9a-fA-F]{8}-[0-9a-fA-F]{4}|[0-9a-fA-F]{16,}|\n")
+_LONGEST_NAME = 64
+
+
+def may_be_a_label(name: Any) -> bool:
+    """Whether ``name`` may name a span or a series: text, short, one line, no ids in it."""
+    if not isinstance(name, str) or not name or len(name) > _LONGEST_NAME:
+        return False
+    return _VARIABLE.search(name) is None
 
 
 def span_name(operation: str, target: str | None) -> str:
@@ -224,6 +254,9 @@ METRIC_PER_CHUNK = "time_per_output_chunk"
 METRIC_TOKENS = "tokens"
 METRIC_CALL_TOKENS = "gen_ai.client.inference.operation"
 METRIC_USAGE = "gen_ai.client.inference.usage"
+METRIC_FALLBACKS = "slm_adapters.fallbacks"
+METRIC_AGENT_CALLS = "gen_ai.invoke_agent.inference_calls"
+METRIC_AGENT_TOOLS = "gen_ai.invoke_agent.tool_calls"
 METRIC_OF_SPAN = {
     EXECUTE_TOOL: "gen_ai.execute_tool.duration",
     INVOKE_AGENT: "gen_ai.invoke_agent.duration",
@@ -243,6 +276,8 @@ class Profile:
 
     name: str
     metrics: Mapping[str, str]
+    #: Whether agents have a count of their model and tool calls.
+    counts_agent_calls: bool = False
 
 
 #: Default: what the official instrumentations emit today, so that dashboards match.
@@ -262,6 +297,7 @@ PROFILE_LATEST = Profile(
         METRIC_FIRST_CHUNK: "gen_ai.client.inference.time_to_first_chunk",
         METRIC_PER_CHUNK: "gen_ai.client.inference.time_per_output_chunk",
     },
+    counts_agent_calls=True,
 )
 
 
@@ -284,6 +320,7 @@ class Metric:
 _SECONDS = [0.01 * 2**i for i in range(14)]
 _TOKENS = [float(4**i) for i in range(14)]
 _AGENT_SECONDS = [0.1 * 2**i for i in range(13)]
+_COUNTS = [float(2**i) for i in range(8)]
 _WORKFLOW_SECONDS = [1.0, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200]
 
 
@@ -291,6 +328,10 @@ def metric(name: str) -> Metric:
     """Unit and buckets of a histogram by its full name."""
     if name.endswith(("tokens", "token.usage")):
         return Metric(name, "{token}", "Tokens used by a model call", _TOKENS)
+    if name == METRIC_AGENT_CALLS:
+        return Metric(name, "{inference_call}", "Model calls of an agent invocation", _COUNTS)
+    if name == METRIC_AGENT_TOOLS:
+        return Metric(name, "{tool_call}", "Tool calls of an agent invocation", _COUNTS)
     if name == METRIC_OF_SPAN[INVOKE_AGENT]:
         return Metric(name, "s", "Duration of an agent invocation", _AGENT_SECONDS)
     if name == METRIC_OF_SPAN[INVOKE_WORKFLOW]:

@@ -99,7 +99,9 @@ PUBLIC = {
     ],
     "slm_adapters.crewai": ["CallRecorder", "SLM", "swap", "traced"],
     "slm_adapters.langchain": ["CallRecorder", "ChatSLM", "instrument", "traced", "uninstrument"],
-    "slm_adapters.litellm": ["CallRecorder", "instrument", "register", "uninstrument", "unregister"],
+    "slm_adapters.litellm": [
+        "CallRecorder", "instrument", "register", "uninstrument", "unregister",
+    ],
     "slm_adapters.testing": ["ScriptedModel", "captured_calls"],
 }  # fmt: skip
 

@@ -176,6 +176,23 @@ def test_t7_tools_and_retrievers(spans, recorder) -> None:
     assert parents(spans) == {"chat hosted-1"}
 
 
+def test_t8_a_recorded_model_inside_a_tool_nobody_records(spans, recorder) -> None:
+    """The tool has no span; after the call inside it, the caller's span is current again."""
+
+    @tool
+    def look_up(number: str) -> str:
+        """Look up an order."""
+        Networked(callbacks=[recorder]).invoke(number)
+        CLIENTS[0].request("GET")
+        list(Networked(callbacks=[recorder]).stream(number))
+        CLIENTS[0].request("GET")
+        return "found"
+
+    look_up.invoke({"number": "7"})
+    assert parents(spans, "GET") == {None}
+    assert parents(spans) == {"chat hosted-1"}
+
+
 async def test_t7_async_tools_and_retrievers(spans, recorder) -> None:
     """The same on an event loop; a tool that fails leaves nothing current."""
 

@@ -41,10 +41,10 @@ _NOT_CONTENT = {
     "tool_use", "tool_call", "tool_call_chunk", "invalid_tool_call", "function_call",
     "reasoning", "thinking", "redacted_thinking",
 }  # fmt: skip
-_PARAMS = (
+_PARAMS = frozenset((
     "temperature", "top_p", "top_k", "max_tokens", "max_completion_tokens", "seed", "stop", "n",
     "frequency_penalty", "presence_penalty", "tool_choice", "parallel_tool_calls",
-)  # fmt: skip
+))  # fmt: skip
 
 
 def messages_from(messages: Sequence[BaseMessage]) -> tuple[Message, ...]:
@@ -105,8 +105,8 @@ def _tool(tool: Mapping[str, Any]) -> Tool:
 
 def params_from(params: Mapping[str, Any]) -> dict[str, Any]:
     """The parameters worth recording: known names only, so no key or address slips in."""
-    known = {name: params[name] for name in _PARAMS if params.get(name) is not None}
-    if not known.get("stop"):
+    known = {k: v for k, v in params.items() if k in _PARAMS and v is not None}
+    if "stop" in known and not known["stop"]:
         known.pop("stop", None)
     return known
 

@@ -115,7 +115,7 @@ class CallRecorder(BaseCallbackHandler):
         metadata: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        if run_id in self._runs:
+        if run_id.int in self._runs.live:
             return
         run = self._runs.start(run_id, parent_run_id, None, metadata)
         said = convert.messages_from(messages[0]) if self.recorder.wants_content else ()
@@ -134,7 +134,7 @@ class CallRecorder(BaseCallbackHandler):
         metadata: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        if run_id in self._runs:
+        if run_id.int in self._runs.live:
             return
         run = self._runs.start(run_id, parent_run_id, None, metadata)
         said = [Message("user", prompt) for prompt in prompts]
@@ -250,7 +250,7 @@ class CallRecorder(BaseCallbackHandler):
         metadata: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        if run_id in self._runs:
+        if run_id.int in self._runs.live:
             return
         run = self._runs.start(run_id, parent_run_id, kwargs.get("name"), metadata)
         graph = run.parent
@@ -290,7 +290,7 @@ class CallRecorder(BaseCallbackHandler):
         inputs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        if run_id in self._runs:
+        if run_id.int in self._runs.live:
             return
         tool = serialized or {}
         name = str(kwargs.get("name") or tool.get("name") or "tool")
@@ -324,7 +324,7 @@ class CallRecorder(BaseCallbackHandler):
         metadata: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        if run_id in self._runs:
+        if run_id.int in self._runs.live:
             return
         name = kwargs.get("name") or (serialized or {}).get("name")
         run = self._runs.start(run_id, parent_run_id, name, metadata)

@@ -11,7 +11,7 @@ import asyncio
 import functools
 import threading
 import weakref
-from collections.abc import AsyncIterator, Callable, Generator, Iterator
+from collections.abc import AsyncIterator, Callable, Container, Generator, Iterator
 from contextvars import ContextVar
 from typing import Any, Protocol
 
@@ -20,6 +20,7 @@ from langchain_core.retrievers import BaseRetriever
 from langchain_core.tools import BaseTool
 from opentelemetry.context import Context
 
+from ..telemetry import semconv
 from ..telemetry.current import get_context, set_context
 from ..telemetry.harmless import warn_once
 from ..telemetry.recorder import OpenSpan
@@ -38,11 +39,18 @@ class Listener(Protocol):
 class _Guard:
     """A step under way; the handler that hears of its run first says which context it is in."""
 
-    __slots__ = ("inside",)
+    __slots__ = ("inside", "operations")
 
-    def __init__(self) -> None:
+    def __init__(self, operations: Container[str]) -> None:
+        self.operations = operations
         self.inside: Context | None = None
 
+
+_MODELS = frozenset((semconv.CHAT, semconv.TEXT_COMPLETION))
+_OTHERS: dict[Any, tuple[str, ...]] = {
+    BaseTool: (semconv.EXECUTE_TOOL,),
+    BaseRetriever: (semconv.RETRIEVAL,),
+}
 
 _guard: ContextVar[_Guard | None] = ContextVar("slm_adapters_guard", default=None)
 
@@ -50,7 +58,8 @@ _guard: ContextVar[_Guard | None] = ContextVar("slm_adapters_guard", default=Non
 def entered(span: OpenSpan) -> None:
     """A run started: inside a guarded step, its span is current from here on."""
     guard = _guard.get()
-    if guard is not None and guard.inside is None:
+    # Of another kind: a model inside a tool that nobody records.
+    if guard is not None and guard.inside is None and span.operation in guard.operations:
         guard.inside = span.context
         set_context(span.context)
 
@@ -113,11 +122,13 @@ def _aknown(original: Any, manager_of: Callable[..., Any]) -> Any:
     return wrapped
 
 
-def _guarded(original: Any) -> Any:
+def _guarded(original: Any, owner: type[Any]) -> Any:
+    operations = _OTHERS[owner]
+
     @functools.wraps(original)
     def wrapped(self: Any, *args: Any, **kwargs: Any) -> Any:
         outer, before = get_context(), _guard.get()
-        _guard.set(_Guard())
+        _guard.set(_Guard(operations))
         try:
             return original(self, *args, **kwargs)
         finally:
@@ -127,11 +138,13 @@ def _guarded(original: Any) -> Any:
     return wrapped
 
 
-def _aguarded(original: Any) -> Any:
+def _aguarded(original: Any, owner: type[Any]) -> Any:
+    operations = _OTHERS[owner]
+
     @functools.wraps(original)
     async def wrapped(self: Any, *args: Any, **kwargs: Any) -> Any:
         outer, before = get_context(), _guard.get()
-        _guard.set(_Guard())
+        _guard.set(_Guard(operations))
         try:
             return await original(self, *args, **kwargs)
         finally:
@@ -181,7 +194,7 @@ def _aevents(original: Any) -> Any:
 
 
 def _steps(inner: Generator[Any, None, Any], inside: Context | None) -> Iterator[Any]:
-    guard, outer, before = _Guard(), get_context(), _guard.get()
+    guard, outer, before = _Guard(_MODELS), get_context(), _guard.get()
     _guard.set(guard)
     set_context(inside or outer)
     try:
@@ -211,7 +224,7 @@ def _steps(inner: Generator[Any, None, Any], inside: Context | None) -> Iterator
 
 
 async def _asteps(inner: Any, inside: Context | None) -> AsyncIterator[Any]:
-    guard, outer, before = _Guard(), get_context(), _guard.get()
+    guard, outer, before = _Guard(_MODELS), get_context(), _guard.get()
     _guard.set(guard)
     set_context(inside or outer)
     try:
@@ -260,10 +273,10 @@ _PLACES: list[tuple[type[Any], str, Callable[[Any], Any]]] = [
     (BaseLLM, "_agenerate_helper", lambda f: _aknown(f, _first_of_many)),
     (BaseLLM, "stream", _stream),
     (BaseLLM, "astream", _astream),
-    (BaseTool, "run", _guarded),
-    (BaseTool, "arun", _aguarded),
-    (BaseRetriever, "invoke", _guarded),
-    (BaseRetriever, "ainvoke", _aguarded),
+    (BaseTool, "run", lambda f: _guarded(f, BaseTool)),
+    (BaseTool, "arun", lambda f: _aguarded(f, BaseTool)),
+    (BaseRetriever, "invoke", lambda f: _guarded(f, BaseRetriever)),
+    (BaseRetriever, "ainvoke", lambda f: _aguarded(f, BaseRetriever)),
 ]
 
 _lock = threading.RLock()

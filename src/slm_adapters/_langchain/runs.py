@@ -93,9 +93,6 @@ class Runs:
         self.settle()
         return len(self.live)
 
-    def __contains__(self, run_id: UUID) -> bool:
-        return run_id.int in self.live
-
     def get(self, run_id: UUID) -> Run | None:
         """The open run with this id."""
         return self.live.get(run_id.int)

@@ -200,6 +200,25 @@ def test_a_tap_that_works_leaves_no_listener_behind(spans, told):
     assert told() == []
 
 
+def test_the_watch_does_not_change_what_crewai_waits_for(spans):
+    """A user's listener of the first event is done when the bus says so."""
+    import time
+
+    from crewai.events.types.llm_events import LLMCallStartedEvent
+
+    done: list[str] = []
+    with crewai_event_bus.scoped_handlers(), CallRecorder(tracer_provider=spans.provider):
+
+        def slow(source, event) -> None:
+            time.sleep(0.1)
+            done.append(event.type)
+
+        crewai_event_bus.on(LLMCallStartedEvent)(slow)
+        HostedLLM().call("x")
+        crewai_event_bus.flush()
+        assert done == ["llm_call_started"]
+
+
 def _refuse(monkeypatch) -> None:
     def refuse(self, name, value):
         if name == "emit":

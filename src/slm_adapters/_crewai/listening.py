@@ -42,7 +42,8 @@ def start(show: Show) -> None:
 def watch(tapped: Callable[[], bool], show: Show) -> None:
     """Look at the first event: if the tap saw nothing, ``show`` it. Then stop watching."""
 
-    async def handler(source: Any, event: Any) -> None:
+    # Synchronous: beside an asynchronous handler CrewAI would not wait for the user's own.
+    def handler(source: Any, event: Any) -> None:
         seen = tapped()
         _remove(_watchers)
         if not seen:

@@ -27,6 +27,12 @@ TOKENIZER = (
 )
 
 
+#: Times a word is read in the sample that count as seldom; never at all: a part of longer words.
+SELDOM = range(5, 300)
+#: Tokens of the sample (about 42 million) that one family may cover.
+FAMILY = 2_000
+
+
 def counts(tokenizer: Tokenizer, examples: int) -> tuple[Counter[int], Counter[int]]:
     """How often each token is read in prompts and written in answers."""
     rng, read, written = random.Random(5), Counter[int](), Counter[int]()
@@ -38,13 +44,11 @@ def counts(tokenizer: Tokenizer, examples: int) -> tuple[Counter[int], Counter[i
     return read, written
 
 
-def unwritable(
-    model: dict[str, Any], read: Counter[int], written: Counter[int], rare: int
-) -> set[str]:
-    """Tokens no answer held and fewer than ``rare`` prompts showed, with all that is built on them.
+def unwritable(model: dict[str, Any], read: Counter[int], written: Counter[int]) -> set[str]:
+    """Words no answer held and few prompts showed, each with all that is built on it.
 
-    A family is left alone when taking it out would change the spelling of more than ``10 * rare``
-    tokens of the sample.
+    A family is left alone when taking it out would change how more than ``FAMILY`` tokens of the
+    sample are spelled: the model knows those as they are.
     """
     vocabulary, merges = model["vocab"], [tuple(merge) for merge in model["merges"]]
     users: dict[str, set[str]] = defaultdict(set)
@@ -54,14 +58,15 @@ def unwritable(
     found: set[str] = set()
     for token in {left + right for left, right in merges}:
         number = vocabulary[token]
-        if written[number] or read[number] >= rare:
+        is_word = token.isascii() and token.isalpha() and token.islower()
+        if not is_word or written[number] or read[number] not in SELDOM:
             continue
         family, open_ends = {token}, [token]
         while open_ends:
             fresh = users[open_ends.pop()] - family
             family |= fresh
             open_ends += fresh
-        if sum(read[vocabulary[t]] + written[vocabulary[t]] for t in family) < 10 * rare:
+        if sum(read[vocabulary[t]] + written[vocabulary[t]] for t in family) < FAMILY:
             found |= family
     return found
 
@@ -71,15 +76,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--examples", type=int, default=100_000)
-    parser.add_argument("--rare", type=int, default=300, help="times read that still count as rare")
+    parser.add_argument("--examples", type=int, default=137_286)
     parser.add_argument("--tokenizer", type=Path, default=TOKENIZER)
     options = parser.parse_args()
     tokenizer = Tokenizer.from_file(str(options.tokenizer))
     read, written = counts(tokenizer, options.examples)
     data = json.loads(options.tokenizer.read_text(encoding="utf-8"))
     merges = data["model"]["merges"]
-    unwanted = unwritable(data["model"], read, written, options.rare)
+    unwanted = unwritable(data["model"], read, written)
     data["model"]["merges"] = [merge for merge in merges if "".join(merge) not in unwanted]
     text = json.dumps(data, ensure_ascii=False, indent=2) + "\n"
     options.tokenizer.write_text(text, encoding="utf-8")

@@ -12,11 +12,8 @@ import pytest
 from fake_openai import fake_openai
 
 ROOT = Path(__file__).parent.parent
-PAGES = [
-    page
-    for pattern in ("*.md", "docs/*.md", "integrations/*/*.md", "examples/**/*.md")
-    for page in sorted(ROOT.glob(pattern))
-]
+PLACES = ("*.md", "docs/*.md", "integrations/*/*.md", "examples/**/*.md", "src/**/*.md")
+PAGES = [page for place in PLACES for page in sorted(ROOT.glob(place))]
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 ELSEWHERE = re.compile(r"^```(?:py|python3|Python)\b", re.MULTILINE)
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import io
+
 import pytest
+from rich.console import Console
 
 from slm_adapters import CallStore
 from slm_adapters.calls import Call, Message, Reply, ToolCall, Usage
 from slm_adapters.demo import summary
 from slm_adapters.demo.judge import Answer, answer_of, is_right, problem
 from slm_adapters.demo.roles import LOOKUP, REPLY, TRIAGE, expected_lookup, expected_triage
+from slm_adapters.demo.summary import CallStats, RoleRow, Share
+from slm_adapters.demo.tables import role_table
 from slm_adapters.demo.tickets import Ticket, generate
 
 MS = 1_000_000
@@ -202,3 +207,18 @@ def test_replies_pass_simple_checks_of_language_order_and_status() -> None:
     assert verdict(english, "") == "no answer"
     assert verdict(japanese, f"ご注文{order_ja}は配達済みです。") is None
     assert verdict(japanese, f"Order {order_ja} was delivered.") == "wrong language"
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_the_table_loses_nothing_on_a_narrow_terminal(width) -> None:
+    """With hundreds of tickets every cell is whole at 80 columns, the last one included."""
+    stats = CallStats(345, 0, 151_693, 10_305, 0.146, 1.2, (("overflow", 7),), ("bundled",))
+    row = RoleRow(
+        "crewai", "after", "Order look-up", stats, Share(200, 200, 0.981, 1.0), (0.1,), True
+    )
+    console = Console(width=width, record=True, file=io.StringIO())
+    console.print(role_table([row], "crewai"))
+    text = console.export_text()
+    for cell in ("Order look-up", "bundled", "345", "151,693", "10,305", "200/200 100.0 %", "7"):
+        assert cell in text, text
+    assert max(map(len, text.splitlines())) <= width

@@ -29,12 +29,13 @@ def role_table(rows: Sequence[RoleRow], flow: str, *, scripted: str | None = Non
         title_style="bold",
         box=box.SIMPLE_HEAD,
         pad_edge=False,
+        padding=(0, 1, 0, 0),
     )
     table.add_column("Role\nstage", no_wrap=True)
     table.add_column("Model", overflow="fold", min_width=8)
     for name in ("Calls", "Tokens in\nand out", "Latency\np50, p95", "Correct\n95 % interval"):
         table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("Fell\nback", justify="right")
+    table.add_column("Fell\nback", justify="right", no_wrap=True, min_width=4)
     for row in rows:
         if row.flow == flow:
             if row.stage == "before":

@@ -6,9 +6,11 @@ import sys
 import types
 
 import pytest
+from crewai_cases import HostedLLM
 from langchain_models import HostedChat
 
 from slm_adapters.calls import Usage
+from slm_adapters.crewai import CallRecorder as CrewRecorder
 from slm_adapters.langchain import CallRecorder, ChatSLM
 from slm_adapters.telemetry.recorder import Recorder
 from slm_adapters.telemetry.semconv import DEVICE
@@ -110,3 +112,13 @@ def test_gpu_energy_comes_from_nvml(monkeypatch, tmp_path) -> None:
     counter[0] = 9000
     call.finish()
     assert (calls[0].energy_j, calls[0].energy_source) == (5.0, "nvml")
+
+
+def test_cost_of_a_crewai_call(spans) -> None:
+    """CrewAI's recorder takes the same price table."""
+    calls = []
+    options = {"tracer_provider": spans.provider, "hooks": [calls.append]}
+    with CrewRecorder(prices={"hosted": (1.0, 2.0)}, **options):
+        HostedLLM("fine").call("how much")
+    assert spans.one("chat hosted").attributes["slm_adapters.cost.source"] == "prices"
+    assert calls[0].cost == pytest.approx((11 * 1.0 + 3 * 2.0) / 1e6)

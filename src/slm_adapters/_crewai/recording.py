@@ -14,7 +14,8 @@ from opentelemetry.trace import NoOpTracerProvider, TracerProvider
 from ..store.opening import StoreLike, open_store
 from ..telemetry.content import Redact
 from ..telemetry.harmless import warn_once
-from ..telemetry.recorder import CallHook, Recorder
+from ..telemetry.recorder import CallHook, CompletionHook, Recorder
+from ..telemetry.spending import Prices
 from . import bus
 from .events import EventRecorder
 
@@ -42,11 +43,16 @@ class CallRecorder:
         tracer_provider: TracerProvider | None = None,
         meter_provider: MeterProvider | None = None,
         logger_provider: LoggerProvider | None = None,
-        hooks: Sequence[CallHook] = (),
+        hooks: Sequence[CallHook | CompletionHook] = (),
         redact: Redact | None = None,
         app: str | None = None,
+        prices: Prices | None = None,
+        energy: bool = False,
     ) -> None:
-        options: dict[str, Any] = {"store": open_store(store), "redact": redact, "app": app}
+        options: dict[str, Any] = {
+            "store": open_store(store), "redact": redact, "app": app,
+            "prices": prices, "energy": energy,
+        }  # fmt: skip
         self.recorder = Recorder(
             tracer_provider=tracer_provider,
             meter_provider=meter_provider,

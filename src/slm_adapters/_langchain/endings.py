@@ -14,8 +14,11 @@ __all__ = ["end_lost", "end_with", "gives_up", "is_closed"]
 _CANCELLED = "asyncio.exceptions.CancelledError"
 
 
-def end_lost(run: Run, when_ns: int) -> None:
-    """A run whose manager died: a stream given up, or a cancelled call."""
+def end_lost(run: Run, when_ns: int, error: BaseException | None) -> None:
+    """A run nobody reports on: a stream given up, or a cancelled call or tool."""
+    if error is not None:
+        end_with(run, error)
+        return
     call = run.span
     if not isinstance(call, OpenCall):
         if call is not None:

@@ -352,7 +352,9 @@ class CallRecorder(BaseCallbackHandler):
             start_ns=run.started_ns,
             beside=run.beside(),
         )
-        nesting.entered(run.span)
+        guard = nesting.entered(run.span)
+        if guard is not None:
+            run.answers(guard)
 
     def _text(self, value: Any) -> str:
         return self.recorder.redaction.apply_to_text(convert.json_text(value))

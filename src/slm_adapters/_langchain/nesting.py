@@ -38,10 +38,10 @@ class Listener(Protocol):
     def given_up(self, run_id: Any, error: BaseException) -> None: ...
 
 
-class Stream(Protocol):
-    """A run that answers in chunks."""
+class GuardedRun(Protocol):
+    """The run of a guarded step or stream."""
 
-    def let_go(self, when_ns: int) -> None: ...
+    def let_go(self, when_ns: int, error: BaseException | None = None) -> None: ...
 
 
 class Guard:
@@ -52,10 +52,17 @@ class Guard:
     def __init__(self, operations: Container[str]) -> None:
         self.operations = operations
         self.inside: Context | None = None
-        #: The runs of this stream, one per recorder.
-        self.runs: tuple[Callable[[], Stream | None], ...] = ()
+        #: The runs of this step, one per recorder.
+        self.runs: tuple[Callable[[], GuardedRun | None], ...] = ()
         #: When the consumer of this asynchronous stream let go of it.
         self.dropped_ns = 0
+
+    def let_go(self, when_ns: int, error: BaseException | None = None) -> None:
+        """End the runs that are still open."""
+        for reference in self.runs:
+            run = reference()
+            if run is not None:
+                run.let_go(when_ns, error)
 
 
 _MODELS = frozenset((semconv.CHAT, semconv.TEXT_COMPLETION))
@@ -146,9 +153,14 @@ def _guarded(original: Any, owner: type[Any]) -> Any:
     @functools.wraps(original)
     def wrapped(self: Any, *args: Any, **kwargs: Any) -> Any:
         outer, before = get_context(), _guard.get()
-        _guard.set(Guard(operations))
+        guard = Guard(operations)
+        _guard.set(guard)
         try:
             return original(self, *args, **kwargs)
+        except BaseException as error:
+            if not isinstance(error, Exception):
+                guard.let_go(time.time_ns(), error)  # LangChain tells no callback of it
+            raise
         finally:
             _guard.set(before)
             set_context(outer)
@@ -162,9 +174,14 @@ def _aguarded(original: Any, owner: type[Any]) -> Any:
     @functools.wraps(original)
     async def wrapped(self: Any, *args: Any, **kwargs: Any) -> Any:
         outer, before = get_context(), _guard.get()
-        _guard.set(Guard(operations))
+        guard = Guard(operations)
+        _guard.set(guard)
         try:
             return await original(self, *args, **kwargs)
+        except BaseException as error:
+            if not isinstance(error, Exception):
+                guard.let_go(time.time_ns(), error)  # LangChain tells no callback of it
+            raise
         finally:
             _guard.set(before)
             set_context(outer)
@@ -313,10 +330,7 @@ def _let_go(guard: Guard, loop: asyncio.AbstractEventLoop, ticks: int) -> None:
     if ticks:
         loop.call_soon(_let_go, guard, loop, ticks - 1)
         return
-    for reference in guard.runs:
-        run = reference()
-        if run is not None:
-            run.let_go(guard.dropped_ns)
+    guard.let_go(guard.dropped_ns)
 
 
 # Wrapping and unwrapping

@@ -55,7 +55,7 @@ class Run:
         self.guard: Guard | None = None
 
     def answers(self, guard: Guard) -> None:
-        """This run is the stream ``guard`` stands for; weak, as streams outlive their runs."""
+        """This run is the step ``guard`` stands for; weak, as streams outlive their runs."""
         self.guard = guard
         guard.runs = (*guard.runs, weakref.ref(self))
 
@@ -64,9 +64,9 @@ class Run:
         """Whether the consumer of this stream let go of it."""
         return self.guard is not None and self.guard.dropped_ns > 0
 
-    def let_go(self, when_ns: int) -> None:
-        """End a stream whose consumer let go of it, if that did not happen yet."""
-        self.table.lose(self, when_ns)
+    def let_go(self, when_ns: int, error: BaseException | None = None) -> None:
+        """End a run whose caller let go of it, if that did not happen yet."""
+        self.table.lose(self, when_ns, error)
 
     def beside(self) -> OpenSpan | None:
         """The other recorder's span of this run: one span a run, whoever listens."""
@@ -104,7 +104,9 @@ class Runs:
     manager then dies, and with it the run's id object: that is how a lost run is noticed.
     """
 
-    def __init__(self, on_lost: Callable[[Run, int], None], provider: object = None) -> None:
+    def __init__(
+        self, on_lost: Callable[[Run, int, BaseException | None], None], provider: object = None
+    ) -> None:
         self._provider = id(provider)
         self.live: dict[int, Run] = {}
         self._on_lost = on_lost
@@ -156,11 +158,11 @@ class Runs:
         found = [(key, run) for key, run in list(self.live.items()) if run.is_inside(outer)]
         return [run for key, run in found if self._take(key) is not None]
 
-    def lose(self, run: Run, when_ns: int) -> None:
+    def lose(self, run: Run, when_ns: int, error: BaseException | None) -> None:
         """End ``run`` if it is still open: nobody else will."""
         key = run.key[0]
         if self.live.get(key) is run and self._take(key) is run:
-            self._on_lost(run, when_ns)
+            self._on_lost(run, when_ns, error)
 
     def settle(self) -> None:
         """End the runs whose owner vanished, at the time it did."""
@@ -175,7 +177,7 @@ class Runs:
     def _end_lost(self, key: Hashable, when_ns: int) -> None:
         run = self._take(key) if isinstance(key, int) else None
         if run is not None:
-            self._on_lost(run, when_ns)
+            self._on_lost(run, when_ns, None)
 
     def _take(self, key: int) -> Run | None:
         run = self.live.pop(key, None)
@@ -190,4 +192,4 @@ class Runs:
             return
         run = self._take(key)
         if run is not None:
-            self._on_lost(run, time.time_ns())
+            self._on_lost(run, time.time_ns(), None)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import threading
+import time
 from typing import Any
 
 import pytest
@@ -474,16 +476,19 @@ def test_agents_count_their_own_calls_in_the_newer_generation(spans, monkeypatch
 
 
 def test_t5_a_hundred_crews_at_once(spans, recorder):
-    """A hundred traces, no orphan, nothing open, every total right."""
+    """All of them inside their model call at the same moment: a hundred traces, no orphan."""
     errors: list[BaseException] = []
-    limit = threading.Semaphore(25)
+    together = threading.Barrier(100)
+
+    def answer() -> str:
+        together.wait(60)
+        return "done"
 
     def work() -> None:
-        with limit:
-            try:
-                crew(HostedLLM()).kickoff()
-            except BaseException as error:
-                errors.append(error)
+        try:
+            crew(HostedLLM(answer)).kickoff()
+        except BaseException as error:
+            errors.append(error)
 
     threads = [threading.Thread(target=work) for _ in range(100)]
     for thread in threads:
@@ -491,8 +496,21 @@ def test_t5_a_hundred_crews_at_once(spans, recorder):
     for thread in threads:
         thread.join()
     assert not errors
+    assert_a_hundred_traces(spans)
+
+
+async def test_t5_a_hundred_crews_on_one_loop(spans, recorder):
+    """The same natively asynchronous: tasks of one loop do not mix either."""
+    slow = [crew(HostedLLM(lambda: time.sleep(0.01) or "done")) for _ in range(100)]
+    await asyncio.gather(*(made.akickoff() for made in slow))
+    assert_a_hundred_traces(spans)
+
+
+def assert_a_hundred_traces(spans) -> None:
     finished = spans.all()
     assert len(finished) == 400
     assert len({span.context.trace_id for span in finished}) == 100
     assert len([span for span in finished if span.parent is None]) == 100
     assert {tokens(span) for span in spans.named("invoke_workflow")} == {(11, 3)}
+    for span in spans.named("chat"):
+        assert spans.parent_name(span) == "invoke_agent Researcher"

@@ -21,7 +21,7 @@ def end_lost(run: Run, when_ns: int) -> None:
             call.note(**{semconv.OUTCOME: "abandoned"})
             call.end(end_ns=when_ns)
         return
-    if call.fields["streamed"]:
+    if call.fields.get("streamed"):
         call.abandon(end_ns=when_ns)
     else:
         call.fail(_CANCELLED, end_ns=when_ns)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import weakref
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 from uuid import UUID
@@ -19,6 +20,8 @@ __all__ = ["Run", "Runs"]
 
 _LIMIT = 10_000
 
+#: The recorders of this process.
+_everyone: weakref.WeakSet[Runs] = weakref.WeakSet()
 #: Per run and tracer provider, the recorder's run that came first.
 _first: dict[tuple[int, int], Run] = {}
 
@@ -42,7 +45,7 @@ class Run:
         self.root_id = ""
         #: The same run in another recorder on the same provider, which heard of it first.
         self.leader: Run | None = None
-        self.key: tuple[int, int] = (0, 0)
+        self.key: tuple[int, int] | None = None
         #: Which callback reports this run's chunks, once one did.
         self.chunks_from: str | None = None
         self.chunks_done = False
@@ -88,6 +91,7 @@ class Runs:
         self.live: dict[int, Run] = {}
         self._on_lost = on_lost
         self._lifetimes = Lifetimes(self._end_lost)
+        _everyone.add(self)
 
     def __len__(self) -> int:
         self.settle()
@@ -103,24 +107,29 @@ class Runs:
         parent_id: UUID | None,
         name: str | None,
         metadata: Mapping[str, Any] | None,
-    ) -> Run:
-        """Register a run that just started."""
+    ) -> Run | None:
+        """Register a run that just started; ``None`` when it was reported before."""
         if self._lifetimes.lost:
             self.settle()
-        parent = self.live.get(parent_id.int) if parent_id is not None else None
+        key, live = run_id.int, self.live
+        if key in live:
+            return None
+        parent = live.get(parent_id.int) if parent_id is not None else None
         run = Run(parent, name, metadata or {})
         if parent is None:
             run.context = get_context()
             run.root_id = str(parent_id or run_id)
         else:
             run.root_id = parent.root_id
-        run.key = (run_id.int, self._provider)
-        first = _first.setdefault(run.key, run)
-        if first is not run:
-            run.leader = first
-        run.owner = self._lifetimes.watch(run_id, run_id.int)
-        self.live[run_id.int] = run
-        if len(self.live) > _LIMIT:
+        # Alone, nobody else can have heard of a run: handlers are chosen when it starts.
+        if len(_everyone) > 1:
+            run.key = (key, self._provider)
+            first = _first.setdefault(run.key, run)
+            if first is not run:
+                run.leader = first
+        run.owner = self._lifetimes.watch(run_id, key)
+        live[key] = run
+        if len(live) > _LIMIT:
             self._evict()
         return run
 
@@ -152,7 +161,7 @@ class Runs:
 
     def _take(self, key: int) -> Run | None:
         run = self.live.pop(key, None)
-        if run is not None and _first.get(run.key) is run:
+        if run is not None and run.key is not None and _first.get(run.key) is run:
             _first.pop(run.key, None)
         return run
 

@@ -310,9 +310,9 @@ class OpenCall(OpenSpan):
         self, outcome: Outcome, replies: Sequence[Reply], usage: Usage | None
     ) -> dict[str, Any]:
         fields, attributes = self.fields, {}
-        if "response_model" in fields:
+        if fields.get("response_model"):
             attributes[semconv.RESPONSE_MODEL] = fields["response_model"]
-        if "response_id" in fields:
+        if fields.get("response_id"):
             attributes[semconv.RESPONSE_ID] = fields["response_id"]
         if outcome != "finished":
             attributes[semconv.RESPONSE_FINISH_REASONS] = ("error",)

@@ -62,17 +62,18 @@ def logits_of(network: Any, tokens: list[int], cuts: tuple[int, ...] = ()) -> to
     cache, logits = network.new_cache([]), None
     with torch.inference_mode():
         for start, end in zip((0, *cuts), (*cuts, len(tokens)), strict=True):
-            logits, cache = network.step(tokens[start:end], cache)
+            logits = network.step(tokens[start:end], cache)
     return logits.float()
 
 
 def greedy(network: Any, prompt: list[int], count: int) -> list[int]:
     tokens: list[int] = []
     with torch.inference_mode():
-        logits, cache = network.step(prompt, network.new_cache([]))
+        cache = network.new_cache([])
+        logits = network.step(prompt, cache)
         for _ in range(count):
             tokens.append(int(logits.argmax()))
-            logits, cache = network.step(tokens[-1:], cache)
+            logits = network.step(tokens[-1:], cache)
     return tokens
 
 
@@ -112,6 +113,31 @@ def test_greedy_tokens_are_the_models_own(
                 assert not exact
                 assert logits[theirs] - logits[ours] <= 0.02 * logits.abs().max()
                 break
+
+
+@pytest.mark.parametrize("architecture", LEAN)
+@pytest.mark.parametrize(
+    ("dtype", "quantization"),
+    [(torch.float32, "none"), (torch.bfloat16, "none"), (torch.bfloat16, "nf4")],
+    ids=["float32", "bfloat16", "nf4"],
+)
+def test_a_batch_gives_each_row_its_own_logits(
+    read: Any, architecture: str, dtype: Any, quantization: str
+) -> None:
+    """Sequences of different lengths, one at the end of its block, in one decode."""
+    lean = best_network(read(architecture, dtype, quantization))
+    assert isinstance(lean, LeanLlama)
+    prompts = [prompt_of(length, length) for length in (1, 17, 256, 300)]
+    with torch.inference_mode():
+        caches = [lean.new_cache([]) for _ in prompts]
+        for prompt, cache in zip(prompts, caches, strict=True):
+            lean.step(prompt, cache)
+        for token in (5, 77):
+            together = lean.decode([token] * len(prompts), caches).float()
+    for prompt, logits in zip(prompts, together, strict=True):
+        alone = logits_of(lean, [*prompt, 5, 77], (len(prompt), len(prompt) + 1))
+        limit = (1e-4 if dtype is torch.float32 else 0.03) * float(alone.abs().max())
+        assert float((logits - alone).abs().max()) <= limit
 
 
 @pytest.mark.parametrize(

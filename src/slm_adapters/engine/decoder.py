@@ -87,14 +87,14 @@ class Decoder:
         cache, cached = self._reuse(prompt, cuts)
         logits, position = None, cached
         for end in [cut for cut in cuts if cut > cached] + [len(prompt)]:
-            logits, cache = self.forward(prompt[position:end], cache, patience)
+            logits = self.forward(prompt[position:end], cache, patience)
             position = end
         if self.prefixes is not None and cuts and cached < cuts[-1]:
             self.prefixes.keep(prompt, cuts, self.network.layers_of(cache))
         return Generation(self, cache, logits, sampling, patience, cached)
 
-    def forward(self, tokens: Sequence[int], cache: Any, patience: Patience) -> tuple[Any, Any]:
-        """One step: ``(logits of the last token [vocabulary], cache)``."""
+    def forward(self, tokens: Sequence[int], cache: Any, patience: Patience) -> Any:
+        """One step: the logits of the last token, ``[vocabulary]``."""
         import torch
 
         patience.check()
@@ -167,7 +167,7 @@ class Generation:
         import torch
 
         try:
-            self._logits, self._cache = self._decoder.forward([token], self._cache, self._patience)
+            self._logits = self._decoder.forward([token], self._cache, self._patience)
         except torch.OutOfMemoryError as error:
             raise GenerationError(
                 f"the reply outgrew the memory of {self._decoder.device}: lower max_tokens, "

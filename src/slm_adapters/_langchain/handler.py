@@ -24,7 +24,7 @@ from ..telemetry.recorder import CallHook, CompletionHook, OpenCall, Recorder
 from ..telemetry.spending import Prices
 from . import convert, nesting, pending
 from .convert import LOCAL_PROVIDER
-from .endings import end_lost, end_with, gives_up
+from .endings import end_lost, end_with, gives_up, is_closed
 from .runs import Run, Runs
 from .spans import graph_span, model_facts, role_of, tool_attributes
 
@@ -174,7 +174,9 @@ class CallRecorder(BaseCallbackHandler):
         if conversation:
             call.attributes[semconv.CONVERSATION_ID] = str(conversation)
         run.span = call
-        nesting.entered(call)
+        guard = nesting.entered(call)
+        if guard is not None:
+            run.answers(guard)
         return call
 
     def on_llm_new_token(
@@ -236,7 +238,7 @@ class CallRecorder(BaseCallbackHandler):
         run = self._runs.end(run_id)
         if run is None or not isinstance(call := run.span, OpenCall):
             return
-        if isinstance(error, GeneratorExit):
+        if is_closed(run, error):
             partial = kwargs.get("response")
             call.abandon(convert.usage_from(partial) if partial is not None else None)
         else:

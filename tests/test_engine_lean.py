@@ -12,11 +12,11 @@ import pytest
 import torch
 from tiny_models import tiny_model
 
-from slm_adapters.engine.decoder import Decoder, Sampling
+from slm_adapters.engine.decoder import Decoder
 from slm_adapters.engine.lean_linear import FourBit
 from slm_adapters.engine.lean_llama import LeanLlama
 from slm_adapters.engine.network import TransformersNetwork, best_network
-from slm_adapters.engine.scheduler import Patience
+from slm_adapters.engine.sampling import Sampling
 from slm_adapters.engine.threads import one_thread
 
 LEAN = ("llama", "mistral", "qwen3")
@@ -262,11 +262,14 @@ def test_kept_prefixes_are_not_written_to(read: Any) -> None:
     head = prompt_of(256)
 
     def reply(tail: list[int], count: int) -> list[int]:
-        generation = decoder.start(head + tail, Sampling(), Patience())
-        tokens = []
-        for _ in range(count):
-            tokens.append(generation.choose())
-            generation.advance(tokens[-1])
+        generation = decoder.begin(head + tail, Sampling())
+        tokens: list[int] = []
+        with decoder.computing():
+            while not generation.is_read:
+                decoder.read(generation)
+            for _ in range(count):
+                tokens += decoder.choose([generation])
+                decoder.advance([generation], tokens[-1:])
         return tokens
 
     first = reply(prompt_of(9, 1), 300)

@@ -16,6 +16,7 @@
     │   ├── EmptyReplyError
     │   ├── InvalidReplyError                  broken tool call or structured output
     │   ├── DeadlineExceededError (TimeoutError)
+    │   ├── EngineBusyError                    too many calls wait for the model already
     │   └── CancelledGenerationError
     └── StoreError             (OSError)       calls cannot be written or read
 
@@ -32,6 +33,7 @@ __all__ = [
     "DeadlineExceededError",
     "EmptyMessagesError",
     "EmptyReplyError",
+    "EngineBusyError",
     "GenerationError",
     "InvalidFallbackError",
     "InvalidReplyError",
@@ -158,6 +160,12 @@ class DeadlineExceededError(GenerationError, TimeoutError):
     """The call's time ran out."""
 
     reason = "deadline"
+
+
+class EngineBusyError(GenerationError):
+    """Too many calls wait for the model already; raised before any compute."""
+
+    reason = "busy"
 
 
 class CancelledGenerationError(GenerationError):

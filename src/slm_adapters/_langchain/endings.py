@@ -25,7 +25,7 @@ def end_lost(run: Run, when_ns: int, error: BaseException | None) -> None:
             call.note(**{semconv.OUTCOME: "abandoned"})
             call.end(end_ns=when_ns)
         return
-    if call.fields["streamed"] or run.is_dropped:
+    if call.fields.get("streamed") or run.is_dropped:
         call.abandon(end_ns=when_ns)
     else:
         call.fail(_CANCELLED, end_ns=when_ns)

@@ -21,6 +21,8 @@ __all__ = ["Run", "Runs"]
 
 _LIMIT = 10_000
 
+#: The recorders of this process.
+_everyone: weakref.WeakSet[Runs] = weakref.WeakSet()
 #: Per run and tracer provider, the recorder's run that came first.
 _first: dict[tuple[int, int], Run] = {}
 
@@ -111,6 +113,7 @@ class Runs:
         self.live: dict[int, Run] = {}
         self._on_lost = on_lost
         self._lifetimes = Lifetimes(self._end_lost)
+        _everyone.add(self)
 
     def __len__(self) -> int:
         self.settle()
@@ -126,24 +129,29 @@ class Runs:
         parent_id: UUID | None,
         name: str | None,
         metadata: Mapping[str, Any] | None,
-    ) -> Run:
-        """Register a run that just started."""
+    ) -> Run | None:
+        """Register a run that just started; ``None`` when it was reported before."""
         if self._lifetimes.lost:
             self.settle()
-        parent = self.live.get(parent_id.int) if parent_id is not None else None
+        key, live = run_id.int, self.live
+        if key in live:
+            return None
+        parent = live.get(parent_id.int) if parent_id is not None else None
         run = Run(self, parent, name, metadata or {})
         if parent is None:
             run.context = get_context()
             run.root_id = str(parent_id or run_id)
         else:
             run.root_id = parent.root_id
-        run.key = (run_id.int, self._provider)
-        first = _first.setdefault(run.key, run)
-        if first is not run:
-            run.leader = first
-        run.owner = self._lifetimes.watch(run_id, run_id.int)
-        self.live[run_id.int] = run
-        if len(self.live) > _LIMIT:
+        # Alone, nobody else can have heard of a run: handlers are chosen when it starts.
+        run.key = (key, self._provider)
+        if len(_everyone) > 1:
+            first = _first.setdefault(run.key, run)
+            if first is not run:
+                run.leader = first
+        run.owner = self._lifetimes.watch(run_id, key)
+        live[key] = run
+        if len(live) > _LIMIT:
             self._evict()
         return run
 

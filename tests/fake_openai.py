@@ -25,12 +25,18 @@ class FakeOpenAI:
 
 @contextmanager
 def fake_openai(answer: Answer | str = "It is done.") -> Iterator[FakeOpenAI]:
-    """Serve ``/v1/chat/completions``; ``answer`` is a text or a function of the request."""
+    """Serve OpenAI's completions and embeddings; ``answer``: a text or a function of a request."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             fake.requests.append(request)
+            if self.path.endswith("/embeddings"):
+                self._send("application/json", json.dumps(embeddings(request)))
+                return
+            if "/chat/" not in self.path:
+                self._complete(request)
+                return
             given = answer(request) if callable(answer) else answer
             message = {"role": "assistant", "content": given} if isinstance(given, str) else given
             if request.get("stream"):
@@ -48,6 +54,13 @@ def fake_openai(answer: Answer | str = "It is done.") -> Iterator[FakeOpenAI]:
             lines.append(body(request, [], True))
             text = "".join(f"data: {json.dumps(line)}\n\n" for line in lines) + "data: [DONE]\n\n"
             self._send("text/event-stream", text)
+
+        def _complete(self, request: dict[str, Any]) -> None:
+            choice = {"index": 0, "text": "It is done.", "finish_reason": "stop"}
+            text = json.dumps(body(request, [choice], True) | {"object": "text_completion"})
+            streamed = bool(request.get("stream"))
+            kind = "text/event-stream" if streamed else "application/json"
+            self._send(kind, f"data: {text}\n\ndata: [DONE]\n\n" if streamed else text)
 
         def _send(self, kind: str, text: str) -> None:
             data = text.encode()
@@ -68,6 +81,15 @@ def fake_openai(answer: Answer | str = "It is done.") -> Iterator[FakeOpenAI]:
     finally:
         server.shutdown()
         server.server_close()
+
+
+def embeddings(request: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "object": "list",
+        "model": f"fake-{request['model']}",
+        "data": [{"object": "embedding", "index": 0, "embedding": [0.5, 0.25]}],
+        "usage": {"prompt_tokens": 11, "total_tokens": 11},
+    }
 
 
 def body(request: dict[str, Any], choices: list[dict[str, Any]], usage: bool) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from functools import cache
 from typing import Any
 
@@ -10,10 +9,10 @@ import pytest
 import torch
 from tiny_models import tiny_model
 
-from slm_adapters.engine.decoder import Decoder, Sampling
+from slm_adapters.engine.decoder import Decoder, Generation
 from slm_adapters.engine.prefixes import PrefixCache
-from slm_adapters.engine.scheduler import Patience
-from slm_adapters.errors import CancelledGenerationError, GenerationError
+from slm_adapters.engine.sampling import Sampling
+from slm_adapters.errors import GenerationError
 
 ARCHITECTURES = (
     "llama",
@@ -47,14 +46,29 @@ def prompt_of(length: int, seed: int = 0) -> list[int]:
     return torch.randint(10, 390, (length,), generator=generator).tolist()
 
 
+def start(decoder: Decoder, prompt: list[int], sampling: Sampling | None = None) -> Generation:
+    """A generation whose prompt is read."""
+    generation = decoder.begin(prompt, sampling or Sampling())
+    with decoder.computing():
+        while not generation.is_read:
+            decoder.read(generation)
+    return generation
+
+
+def write(decoder: Decoder, generation: Generation, count: int) -> list[int]:
+    """The next ``count`` tokens."""
+    tokens: list[int] = []
+    with decoder.computing():
+        for _ in range(count):
+            tokens += decoder.choose([generation])
+            decoder.advance([generation], tokens[-1:])
+    return tokens
+
+
 def reply(decoder: Decoder, prompt: list[int], count: int, sampling: Sampling | None = None):
     """The first ``count`` tokens, and the generation they came from."""
-    generation = decoder.start(prompt, sampling or Sampling(), Patience())
-    tokens = []
-    for _ in range(count):
-        tokens.append(generation.choose())
-        generation.advance(tokens[-1])
-    return tokens, generation
+    generation = start(decoder, prompt, sampling)
+    return write(decoder, generation, count), generation
 
 
 def generated(model: Any, prompt: list[int], count: int, **options: Any) -> list[int]:
@@ -125,7 +139,7 @@ def test_prefix_reuse_changes_no_bit(model: Any, shared: int) -> None:
     expected, one = reply(plain, second, 12)
     tokens, other = reply(reusing, second, 12)
     assert tokens == expected
-    assert torch.equal(one._logits, other._logits)
+    assert torch.equal(one.logits, other.logits)
     assert other.cached_tokens == min(shared, len(second)) // 128 * 128
 
 
@@ -198,41 +212,28 @@ def test_two_generations_interleave_without_mixing(model: Any) -> None:
     decoder = Decoder(model("llama"), prefix_budget=64 << 20)
     prompts = [prompt_of(140, 1), prompt_of(140, 2)]
     expected = [reply(Decoder(model("llama")), prompt, 10)[0] for prompt in prompts]
-    running = [decoder.start(prompt, Sampling(), Patience()) for prompt in prompts]
+    running = [start(decoder, prompt) for prompt in prompts]
     tokens: list[list[int]] = [[], []]
     for _ in range(10):
         for own, generation in zip(tokens, running, strict=True):
-            own.append(generation.choose())
-            generation.advance(own[-1])
+            own += write(decoder, generation, 1)
     assert tokens == expected
 
 
-def test_banned_tokens_are_not_chosen(model: Any) -> None:
-    """Banning the likeliest token gives the second likeliest."""
-    generation = Decoder(model("llama")).start(prompt_of(10), Sampling(), Patience())
-    best = generation.choose()
-    assert generation.choose(banned=(best,)) != best
-    assert generation.choose() == best
-
-
-def test_cancel_ends_a_prefill_between_its_parts(model: Any) -> None:
-    """A long prompt is read in parts, and a cancelled caller does not wait for the last."""
-    cancel, parts = threading.Event(), []
+def test_masked_and_banned_tokens_are_not_chosen(model: Any) -> None:
+    """Banning the likeliest token gives the second likeliest; each row has its own rules."""
     decoder = Decoder(model("llama"))
-    forward = decoder.network.step
-
-    def counted(*args: Any, **kwargs: Any) -> Any:
-        parts.append(1)
-        cancel.set()
-        return forward(*args, **kwargs)
-
-    decoder.network.step = counted
-    try:
-        with pytest.raises(CancelledGenerationError):
-            decoder.start(prompt_of(1000), Sampling(), Patience(cancel=cancel))
-    finally:
-        decoder.network.step = forward
-    assert len(parts) == 1
+    rows = [start(decoder, prompt_of(10)) for _ in range(4)]
+    (best,) = decoder.choose(rows[:1])
+    (second,) = decoder.choose(rows[:1], bans=[(best,)])
+    assert second != best
+    mask = torch.zeros(rows[0].logits.shape, dtype=torch.bool)
+    mask[[7, second]] = True
+    only = torch.zeros_like(mask)
+    only[7] = True
+    tokens = decoder.choose(rows, [None, None, mask, only], [(), (best,), (), ()])
+    assert tokens == [best, second, second, 7]
+    assert decoder.choose(rows[:1]) == [best]
 
 
 def test_t51_out_of_memory_frees_prefixes_and_tries_again(model: Any) -> None:
@@ -253,7 +254,7 @@ def test_t51_out_of_memory_frees_prefixes_and_tries_again(model: Any) -> None:
         assert (tokens, generation.cached_tokens) == (expected, 0)
         failures += [1, 1]
         with pytest.raises(GenerationError, match="memory"):
-            decoder.start(prompt_of(300), Sampling(), Patience())
+            start(decoder, prompt_of(300))
         assert reply(decoder, prompt_of(300), 4)[0] == expected
     finally:
         decoder.network.step = forward

@@ -12,11 +12,11 @@ import pytest
 import torch
 from tiny_models import tiny_model
 
-from slm_adapters.engine.decoder import Decoder, Sampling
+from slm_adapters.engine.decoder import Decoder
 from slm_adapters.engine.lean_linear import FourBit
 from slm_adapters.engine.lean_llama import LeanLlama
 from slm_adapters.engine.network import TransformersNetwork, best_network
-from slm_adapters.engine.scheduler import Patience
+from slm_adapters.engine.sampling import Sampling
 from slm_adapters.engine.threads import one_thread
 
 LEAN = ("llama", "mistral", "qwen3")
@@ -62,17 +62,18 @@ def logits_of(network: Any, tokens: list[int], cuts: tuple[int, ...] = ()) -> to
     cache, logits = network.new_cache([]), None
     with torch.inference_mode():
         for start, end in zip((0, *cuts), (*cuts, len(tokens)), strict=True):
-            logits, cache = network.step(tokens[start:end], cache)
+            logits = network.step(tokens[start:end], cache)
     return logits.float()
 
 
 def greedy(network: Any, prompt: list[int], count: int) -> list[int]:
     tokens: list[int] = []
     with torch.inference_mode():
-        logits, cache = network.step(prompt, network.new_cache([]))
+        cache = network.new_cache([])
+        logits = network.step(prompt, cache)
         for _ in range(count):
             tokens.append(int(logits.argmax()))
-            logits, cache = network.step(tokens[-1:], cache)
+            logits = network.step(tokens[-1:], cache)
     return tokens
 
 
@@ -112,6 +113,31 @@ def test_greedy_tokens_are_the_models_own(
                 assert not exact
                 assert logits[theirs] - logits[ours] <= 0.02 * logits.abs().max()
                 break
+
+
+@pytest.mark.parametrize("architecture", LEAN)
+@pytest.mark.parametrize(
+    ("dtype", "quantization"),
+    [(torch.float32, "none"), (torch.bfloat16, "none"), (torch.bfloat16, "nf4")],
+    ids=["float32", "bfloat16", "nf4"],
+)
+def test_a_batch_gives_each_row_its_own_logits(
+    read: Any, architecture: str, dtype: Any, quantization: str
+) -> None:
+    """Sequences of different lengths, one at the end of its block, in one decode."""
+    lean = best_network(read(architecture, dtype, quantization))
+    assert isinstance(lean, LeanLlama)
+    prompts = [prompt_of(length, length) for length in (1, 17, 256, 300)]
+    with torch.inference_mode():
+        caches = [lean.new_cache([]) for _ in prompts]
+        for prompt, cache in zip(prompts, caches, strict=True):
+            lean.step(prompt, cache)
+        for token in (5, 77):
+            together = lean.decode([token] * len(prompts), caches).float()
+    for prompt, logits in zip(prompts, together, strict=True):
+        alone = logits_of(lean, [*prompt, 5, 77], (len(prompt), len(prompt) + 1))
+        limit = (1e-4 if dtype is torch.float32 else 0.03) * float(alone.abs().max())
+        assert float((logits - alone).abs().max()) <= limit
 
 
 @pytest.mark.parametrize(
@@ -236,11 +262,14 @@ def test_kept_prefixes_are_not_written_to(read: Any) -> None:
     head = prompt_of(256)
 
     def reply(tail: list[int], count: int) -> list[int]:
-        generation = decoder.start(head + tail, Sampling(), Patience())
-        tokens = []
-        for _ in range(count):
-            tokens.append(generation.choose())
-            generation.advance(tokens[-1])
+        generation = decoder.begin(head + tail, Sampling())
+        tokens: list[int] = []
+        with decoder.computing():
+            while not generation.is_read:
+                decoder.read(generation)
+            for _ in range(count):
+                tokens += decoder.choose([generation])
+                decoder.advance([generation], tokens[-1:])
         return tokens
 
     first = reply(prompt_of(9, 1), 300)

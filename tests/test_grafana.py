@@ -34,7 +34,7 @@ def emitted(monkeypatch, generation: str) -> dict[str, set[str]]:
     reader = InMemoryMetricReader()
     recorder = Recorder(meter_provider=MeterProvider([reader]))
     with role("triage"):
-        call = recorder.open(framework="x", provider="slm_adapters", model="m", stream=True)
+        call = recorder.open(framework="x", provider="slm_adapters", model="m", streamed=True)
         call.chunk("a")
         call.chunk("b")
         call.note(**{semconv.FALLBACK_REASON: "overflow", semconv.FALLBACK_MODEL: "big"})

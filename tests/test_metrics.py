@@ -35,7 +35,7 @@ def use(recorder: Recorder) -> None:
         provider="openai",
         model="m",
         messages=[Message("user", SECRET)],
-        stream=True,
+        streamed=True,
     )
     for _ in range(3):
         call.chunk(SECRET)

@@ -158,7 +158,7 @@ def test_t22_time_to_first_chunk_is_for_streams(spans) -> None:
     plain = recorder.open(framework="x", model="plain")
     plain.chunk()
     plain.finish()
-    stream = recorder.open(framework="x", model="stream", stream=True)
+    stream = recorder.open(framework="x", model="stream", streamed=True)
     stream.chunk()
     first = stream.first_chunk_ns
     stream.chunk()
@@ -174,7 +174,7 @@ def test_t18_an_abandoned_stream_keeps_what_was_said(spans) -> None:
     """Closing early is an end, not an error; partial text goes to the record."""
     kept: list[Call] = []
     recorder = Recorder(tracer_provider=spans.provider, hooks=[kept.append])
-    call = recorder.open(framework="x", stream=True)
+    call = recorder.open(framework="x", streamed=True)
     call.chunk("half an ")
     call.chunk("answer")
     call.abandon(Usage(3, 2))

@@ -288,8 +288,9 @@ class Scope:
     attributes: Mapping[str, str | int | float | bool] = field(default_factory=dict)
 
 
-_NO_LABELS = Scope()
-_scope: ContextVar[Scope] = ContextVar("slm_adapters_scope", default=_NO_LABELS)
+#: The scope outside of any ``role`` or ``run``.
+NO_LABELS = Scope()
+_scope: ContextVar[Scope] = ContextVar("slm_adapters_scope", default=NO_LABELS)
 
 
 def current_scope() -> Scope:

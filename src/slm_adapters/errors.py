@@ -18,6 +18,7 @@
     │   ├── InvalidReplyError                  broken tool call or structured output
     │   ├── RejectedReplyError                 well formed, but a check turned it down
     │   ├── DeadlineExceededError (TimeoutError)
+    │   ├── EngineBusyError                    too many calls wait for the model already
     │   └── CancelledGenerationError
     └── StoreError             (OSError)       calls cannot be written or read
 
@@ -36,6 +37,7 @@ __all__ = [
     "DeadlineExceededError",
     "EmptyMessagesError",
     "EmptyReplyError",
+    "EngineBusyError",
     "GenerationError",
     "InvalidFallbackError",
     "InvalidReplyError",
@@ -189,6 +191,12 @@ class DeadlineExceededError(GenerationError, TimeoutError):
     """The call's time ran out."""
 
     reason = "deadline"
+
+
+class EngineBusyError(GenerationError):
+    """Too many calls wait for the model already; raised before any compute."""
+
+    reason = "busy"
 
 
 class CancelledGenerationError(GenerationError):

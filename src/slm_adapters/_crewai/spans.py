@@ -102,9 +102,9 @@ def _call(start: Start) -> OpenCall:
         messages=convert.messages_of(event.messages) if content else (),
         tools=convert.tools_of(event.tools) if content else (),
         response_format=facts.response_format if facts else None,
-        stream=bool(event.stream),
+        streamed=bool(event.stream),
         parent=start.context,
-        start_ns=start.at_ns,
+        started_ns=start.at_ns,
         role=as_text(event.agent_role) or scope.role,
         task=scope.task,
         run_id=scope.run_id,
@@ -127,7 +127,7 @@ def open_silent_call(recorder: Recorder, attempt: guards.Attempt, parent: Scope 
         messages=convert.messages_of(arguments.get("messages")) if content else (),
         tools=convert.tools_of(arguments.get("tools")) if content else (),
         parent=attempt.ambient,
-        start_ns=attempt.started_ns,
+        started_ns=attempt.started_ns,
         role=as_text(getattr(agent, "role", None)) or (parent.role if parent else None),
         task=convert.low_cardinality(getattr(task, "name", None))
         or (parent.task if parent else None),
@@ -218,7 +218,7 @@ def _id_of(parent: Scope | None) -> str | None:
     visible = parent.nearest_visible() if parent else None
     if visible is None:
         return None
-    return str(visible.call.fields["call_id"]) if visible.call else visible.event_id
+    return visible.call.call_id if visible.call else visible.event_id
 
 
 _OF_AGENTS = (semconv.USAGE_INPUT_TOKENS, semconv.USAGE_OUTPUT_TOKENS)

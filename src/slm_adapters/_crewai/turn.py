@@ -97,7 +97,7 @@ class Turn:
             messages=convert.messages_of(asked.messages) if content else (),
             tools=convert.tools_of(asked.tools) if content else (),
             response_format=self.facts.response_format,
-            stream=self.streams,
+            streamed=self.streams,
             role=getattr(asked.from_agent, "role", None),
             task=convert.low_cardinality(getattr(asked.from_task, "name", None)),
             in_process=self.facts.in_process,

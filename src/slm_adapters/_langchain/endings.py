@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 
 from ..telemetry import semconv
 from ..telemetry.recorder import OpenCall, OpenSpan
 from .runs import Run
 
-__all__ = ["end_lost", "end_with", "gives_up"]
+__all__ = ["end_lost", "end_with", "gives_up", "is_closed"]
 
 _CANCELLED = "asyncio.exceptions.CancelledError"
 
@@ -21,7 +22,7 @@ def end_lost(run: Run, when_ns: int) -> None:
             call.note(**{semconv.OUTCOME: "abandoned"})
             call.end(end_ns=when_ns)
         return
-    if call.fields["streamed"]:
+    if call.fields.get("streamed") or run.is_dropped:
         call.abandon(end_ns=when_ns)
     else:
         call.fail(_CANCELLED, end_ns=when_ns)
@@ -30,7 +31,7 @@ def end_lost(run: Run, when_ns: int) -> None:
 def end_with(run: Run, error: BaseException | None) -> None:
     span = run.span
     if isinstance(span, OpenCall):
-        if isinstance(error, GeneratorExit):
+        if error is not None and is_closed(run, error):
             span.abandon()
         else:
             span.fail(error if error is not None else _CANCELLED)
@@ -47,6 +48,16 @@ def _end_span(span: OpenSpan, error: BaseException | None) -> None:
         span.end()
     else:
         span.end(error)
+
+
+def is_closed(run: Run, error: BaseException) -> bool:
+    """Whether a stream ends by ``error`` because its consumer closed it or let go of it.
+
+    A loop that ends cancels the closing it had begun: that is no cancelled call.
+    """
+    if isinstance(error, GeneratorExit):
+        return True
+    return run.is_dropped and isinstance(error, asyncio.CancelledError)
 
 
 def gives_up(error: BaseException) -> bool:

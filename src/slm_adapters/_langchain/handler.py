@@ -19,14 +19,14 @@ from ..calls import Message
 from ..store.opening import StoreLike, open_store
 from ..telemetry import semconv
 from ..telemetry.content import Redact
-from ..telemetry.harmless import harmless
+from ..telemetry.harmless import harmless, note_failure
 from ..telemetry.recorder import CallHook, CompletionHook, OpenCall, Recorder
 from ..telemetry.spending import Prices
 from . import convert, nesting, pending
 from .convert import LOCAL_PROVIDER
-from .endings import end_lost, end_with, gives_up
+from .endings import end_lost, end_with, gives_up, is_closed
 from .runs import Run, Runs
-from .spans import conversation_of, graph_span, model_facts, role_of, tool_attributes
+from .spans import graph_span, model_facts, role_of, tool_attributes
 
 __all__ = ["CallRecorder"]
 
@@ -104,7 +104,6 @@ class CallRecorder(BaseCallbackHandler):
 
     # Models
 
-    @harmless("LangChain's on_chat_model_start")
     def on_chat_model_start(
         self,
         serialized: dict[str, Any],
@@ -115,13 +114,17 @@ class CallRecorder(BaseCallbackHandler):
         metadata: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        if run_id.int in self._runs.live:
-            return
-        run = self._runs.start(run_id, parent_run_id, None, metadata)
-        said = convert.messages_from(messages[0]) if self.recorder.wants_content else ()
-        call = self._open(run, semconv.CHAT, serialized, said, kwargs)
-        if call.fields["provider"] == LOCAL_PROVIDER:
-            pending.announce(run_id, call, kwargs.get("invocation_params"))
+        # Not the decorator: this and ``on_llm_end`` are what every call pays.
+        try:
+            run = self._runs.start(run_id, parent_run_id, None, metadata)
+            if run is None:
+                return
+            said = convert.messages_from(messages[0]) if self.recorder.wants_content else ()
+            call = self._open(run, semconv.CHAT, serialized, said, kwargs)
+            if call.fields["provider"] == LOCAL_PROVIDER:
+                pending.announce(run_id, call, kwargs.get("invocation_params"))
+        except Exception as error:
+            note_failure("LangChain's on_chat_model_start", error)
 
     @harmless("LangChain's on_llm_start")
     def on_llm_start(
@@ -134,9 +137,9 @@ class CallRecorder(BaseCallbackHandler):
         metadata: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        if run_id.int in self._runs.live:
-            return
         run = self._runs.start(run_id, parent_run_id, None, metadata)
+        if run is None:
+            return
         said = [Message("user", prompt) for prompt in prompts]
         self._open(run, semconv.TEXT_COMPLETION, serialized, said, kwargs)
 
@@ -150,29 +153,30 @@ class CallRecorder(BaseCallbackHandler):
     ) -> OpenCall:
         params: Mapping[str, Any] = kwargs.get("invocation_params") or {}
         model, provider = model_facts(serialized, params, run.metadata)
-        wanted = self.recorder.wants_content
         response_format = params.get("response_format")
         call = self.recorder.open(
+            messages=messages,
+            tools=convert.tools_from(params) if messages else (),
+            parent=run.parent_context(),
+            in_process=provider == LOCAL_PROVIDER,
+            beside=run.leader.span if run.leader is not None else None,
             framework="langchain",
             operation=operation,
             provider=provider,
             model=model,
             params=convert.params_from(params),
-            messages=messages,
-            tools=convert.tools_from(params) if wanted else (),
             response_format=response_format if isinstance(response_format, dict) else None,
-            parent=run.parent_context(),
-            start_ns=run.started_ns,
+            started_ns=run.started_ns,
             role=role_of(run),
             run_id=run.root_id,
-            in_process=provider == LOCAL_PROVIDER,
-            beside=run.beside(),
         )
-        conversation = conversation_of(run)
-        if conversation is not None:
-            call.note(**{semconv.CONVERSATION_ID: conversation})
+        conversation = run.metadata.get("thread_id")
+        if conversation:
+            call.attributes[semconv.CONVERSATION_ID] = str(conversation)
         run.span = call
-        nesting.entered(call)
+        guard = nesting.entered(call)
+        if guard is not None:
+            run.answers(guard)
         return call
 
     def on_llm_new_token(
@@ -206,11 +210,15 @@ class CallRecorder(BaseCallbackHandler):
             call.chunk(text)
             run.chunks_done = not call.wants_chunks
 
-    @harmless("LangChain's on_llm_end")
     def on_llm_end(self, response: LLMResult, *, run_id: UUID, **kwargs: Any) -> None:
-        run = self._runs.end(run_id)
-        if run is None or not isinstance(call := run.span, OpenCall):
-            return
+        try:
+            run = self._runs.end(run_id)
+            if run is not None and isinstance(call := run.span, OpenCall):
+                self._finish(call, response)
+        except Exception as error:
+            note_failure("LangChain's on_llm_end", error)
+
+    def _finish(self, call: OpenCall, response: LLMResult) -> None:
         wanted = self.recorder.wants_content
         if not (wanted or call.span.is_recording() or self.recorder.metrics.enabled):
             call.finish()  # nobody reads any of it
@@ -230,7 +238,7 @@ class CallRecorder(BaseCallbackHandler):
         run = self._runs.end(run_id)
         if run is None or not isinstance(call := run.span, OpenCall):
             return
-        if isinstance(error, GeneratorExit):
+        if is_closed(run, error):
             partial = kwargs.get("response")
             call.abandon(convert.usage_from(partial) if partial is not None else None)
         else:
@@ -250,10 +258,8 @@ class CallRecorder(BaseCallbackHandler):
         metadata: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        if run_id.int in self._runs.live:
-            return
         run = self._runs.start(run_id, parent_run_id, kwargs.get("name"), metadata)
-        graph = run.parent
+        graph = run.parent if run is not None else None
         if graph is not None and graph.span is None and _is_node(tags):
             graph_span(self.recorder, graph)
 
@@ -290,11 +296,11 @@ class CallRecorder(BaseCallbackHandler):
         inputs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        if run_id.int in self._runs.live:
-            return
         tool = serialized or {}
         name = str(kwargs.get("name") or tool.get("name") or "tool")
         run = self._runs.start(run_id, parent_run_id, name, metadata)
+        if run is None:
+            return
         attributes = tool_attributes(tool, name, kwargs.get("tool_call_id"))
         if self.recorder.content_on_spans:
             arguments = inputs if inputs is not None else input_str
@@ -324,11 +330,10 @@ class CallRecorder(BaseCallbackHandler):
         metadata: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        if run_id.int in self._runs.live:
-            return
         name = kwargs.get("name") or (serialized or {}).get("name")
         run = self._runs.start(run_id, parent_run_id, name, metadata)
-        self._open_span(run, semconv.RETRIEVAL, name, {semconv.DATA_SOURCE_ID: name})
+        if run is not None:
+            self._open_span(run, semconv.RETRIEVAL, name, {semconv.DATA_SOURCE_ID: name})
 
     @harmless("LangChain's on_retriever_end")
     def on_retriever_end(self, documents: Any, *, run_id: UUID, **kwargs: Any) -> None:

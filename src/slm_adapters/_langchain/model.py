@@ -240,7 +240,7 @@ class ChatSLM(AnsweringModel):
             messages=lambda: convert.messages_from(messages),
             tools=lambda: convert.tools_from(kwargs),
             response_format=kwargs.get("response_format"),
-            stream=stream,
+            streamed=stream,
             in_process=True,
         )
 

@@ -8,10 +8,12 @@ is current for the duration of each step and never between steps.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import threading
+import time
 import weakref
-from collections.abc import AsyncIterator, Callable, Container, Generator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Container, Generator, Iterator
 from contextvars import ContextVar
 from typing import Any, Protocol
 
@@ -25,7 +27,7 @@ from ..telemetry.current import get_context, set_context
 from ..telemetry.harmless import warn_once
 from ..telemetry.recorder import OpenSpan
 
-__all__ = ["Listener", "entered", "keep_while"]
+__all__ = ["Guard", "Listener", "entered", "keep_while"]
 
 
 class Listener(Protocol):
@@ -36,14 +38,24 @@ class Listener(Protocol):
     def given_up(self, run_id: Any, error: BaseException) -> None: ...
 
 
-class _Guard:
+class Stream(Protocol):
+    """A run that answers in chunks."""
+
+    def let_go(self, when_ns: int) -> None: ...
+
+
+class Guard:
     """A step under way; the handler that hears of its run first says which context it is in."""
 
-    __slots__ = ("inside", "operations")
+    __slots__ = ("dropped_ns", "inside", "operations", "runs")
 
     def __init__(self, operations: Container[str]) -> None:
         self.operations = operations
         self.inside: Context | None = None
+        #: The runs of this stream, one per recorder.
+        self.runs: tuple[Callable[[], Stream | None], ...] = ()
+        #: When the consumer of this asynchronous stream let go of it.
+        self.dropped_ns = 0
 
 
 _MODELS = frozenset((semconv.CHAT, semconv.TEXT_COMPLETION))
@@ -52,16 +64,22 @@ _OTHERS: dict[Any, tuple[str, ...]] = {
     BaseRetriever: (semconv.RETRIEVAL,),
 }
 
-_guard: ContextVar[_Guard | None] = ContextVar("slm_adapters_guard", default=None)
+_guard: ContextVar[Guard | None] = ContextVar("slm_adapters_guard", default=None)
 
 
-def entered(span: OpenSpan) -> None:
-    """A run started: inside a guarded step, its span is current from here on."""
+def entered(span: OpenSpan) -> Guard | None:
+    """A run started: inside a guarded step, its span is current from here on.
+
+    Returns the guard if this run is the guarded one.
+    """
     guard = _guard.get()
     # Of another kind: a model inside a tool that nobody records.
-    if guard is not None and guard.inside is None and span.operation in guard.operations:
+    if guard is None or span.operation not in guard.operations:
+        return None
+    if guard.inside is None:
         guard.inside = span.context
         set_context(span.context)
+    return guard if guard.inside is span.context else None
 
 
 def _listeners(run_manager: Any) -> list[Listener]:
@@ -128,7 +146,7 @@ def _guarded(original: Any, owner: type[Any]) -> Any:
     @functools.wraps(original)
     def wrapped(self: Any, *args: Any, **kwargs: Any) -> Any:
         outer, before = get_context(), _guard.get()
-        _guard.set(_Guard(operations))
+        _guard.set(Guard(operations))
         try:
             return original(self, *args, **kwargs)
         finally:
@@ -144,7 +162,7 @@ def _aguarded(original: Any, owner: type[Any]) -> Any:
     @functools.wraps(original)
     async def wrapped(self: Any, *args: Any, **kwargs: Any) -> Any:
         outer, before = get_context(), _guard.get()
-        _guard.set(_Guard(operations))
+        _guard.set(Guard(operations))
         try:
             return await original(self, *args, **kwargs)
         finally:
@@ -168,7 +186,7 @@ def _stream(original: Any) -> Any:
 def _astream(original: Any) -> Any:
     @functools.wraps(original)
     def wrapped(self: Any, *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
-        return _asteps(original(self, *args, **kwargs), None)
+        return _AsyncSteps(original(self, *args, **kwargs), None)
 
     return wrapped
 
@@ -188,13 +206,13 @@ def _aevents(original: Any) -> Any:
     def wrapped(self: Any, *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
         steps = original(self, *args, **kwargs)
         inside = _inside(kwargs.get("run_manager"))
-        return steps if inside is None else _asteps(steps, inside)
+        return steps if inside is None else _AsyncSteps(steps, inside)
 
     return wrapped
 
 
 def _steps(inner: Generator[Any, None, Any], inside: Context | None) -> Iterator[Any]:
-    guard, outer, before = _Guard(_MODELS), get_context(), _guard.get()
+    guard, outer, before = Guard(_MODELS), get_context(), _guard.get()
     _guard.set(guard)
     set_context(inside or outer)
     try:
@@ -223,31 +241,82 @@ def _steps(inner: Generator[Any, None, Any], inside: Context | None) -> Iterator
             set_context(outer)
 
 
-async def _asteps(inner: Any, inside: Context | None) -> AsyncIterator[Any]:
-    guard, outer, before = _Guard(_MODELS), get_context(), _guard.get()
-    _guard.set(guard)
-    set_context(inside or outer)
-    try:
-        item = await anext(inner, inner)
-    finally:
-        _guard.set(before)
-        set_context(outer)
-    inside = inside or guard.inside or outer
-    while item is not inner:
-        try:
-            yield item
-        except GeneratorExit:
-            await inner.aclose()
-            raise
-        except BaseException as error:
-            item = await inner.athrow(error)
-            continue
+class _AsyncSteps:
+    """An asynchronous stream with its steps inside the call's span.
+
+    No async generator: event loops close those by themselves, the outer and the inner one at the
+    same time, and complain. Dropping this drops the stream within, as if nobody were there.
+    """
+
+    __slots__ = ("_guard", "_inner", "_inside", "_loop")
+
+    def __init__(self, inner: AsyncGenerator[Any, Any], inside: Context | None) -> None:
+        self._inner, self._inside = inner, inside
+        self._guard: Guard | None = Guard(_MODELS)
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def __aiter__(self) -> _AsyncSteps:
+        return self
+
+    async def __anext__(self) -> Any:
+        if self._inside is None:
+            return await self._first()
         outer = get_context()
-        set_context(inside)
+        set_context(self._inside)
         try:
-            item = await anext(inner, inner)
+            return await anext(self._inner)
+        except BaseException:
+            self._guard = None
+            raise
         finally:
             set_context(outer)
+
+    async def _first(self) -> Any:
+        guard, outer, before = self._guard, get_context(), _guard.get()
+        self._loop = asyncio.get_running_loop()
+        _guard.set(guard)
+        try:
+            return await anext(self._inner)
+        except BaseException:
+            self._guard = None
+            raise
+        finally:
+            _guard.set(before)
+            set_context(outer)
+            self._inside = (guard and guard.inside) or outer
+
+    async def asend(self, value: Any) -> Any:
+        return await (anext(self) if value is None else self._inner.asend(value))
+
+    async def athrow(self, *error: Any) -> Any:
+        return await self._inner.athrow(*error)
+
+    async def aclose(self) -> None:
+        await self._inner.aclose()
+
+    def __del__(self) -> None:
+        guard, loop = self._guard, self._loop
+        if guard is None or loop is None or not guard.runs:
+            return
+        # May run inside the garbage collector: note it, and let the loop do the rest.
+        guard.dropped_ns = time.time_ns()
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            loop.call_soon_threadsafe(_let_go, guard, loop, _TICKS)
+
+
+#: What LangChain needs to report the end of a stream that was dropped, with what came so far. A
+#: loop that ends may cut it off.
+_TICKS = 4
+
+
+def _let_go(guard: Guard, loop: asyncio.AbstractEventLoop, ticks: int) -> None:
+    if ticks:
+        loop.call_soon(_let_go, guard, loop, ticks - 1)
+        return
+    for reference in guard.runs:
+        run = reference()
+        if run is not None:
+            run.let_go(guard.dropped_ns)
 
 
 # Wrapping and unwrapping

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import weakref
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 from uuid import UUID
@@ -14,11 +15,14 @@ from ..telemetry import suppression
 from ..telemetry.current import get_context
 from ..telemetry.lifetimes import Lifetimes
 from ..telemetry.recorder import OpenSpan
+from .nesting import Guard
 
 __all__ = ["Run", "Runs"]
 
 _LIMIT = 10_000
 
+#: The recorders of this process.
+_everyone: weakref.WeakSet[Runs] = weakref.WeakSet()
 #: Per run and tracer provider, the recorder's run that came first.
 _first: dict[tuple[int, int], Run] = {}
 
@@ -27,12 +31,15 @@ class Run:
     """One open LangChain run; most of them make no span."""
 
     __slots__ = (
-        "chunks_done",
-        "chunks_from", "context", "key", "leader", "metadata", "name", "owner", "parent",
-        "root_id", "span", "started_ns",
+        "__weakref__", "chunks_done",
+        "chunks_from", "context", "guard", "key", "leader", "metadata", "name", "owner", "parent",
+        "root_id", "span", "started_ns", "table",
     )  # fmt: skip
 
-    def __init__(self, parent: Run | None, name: str | None, metadata: Mapping[str, Any]) -> None:
+    def __init__(
+        self, table: Runs, parent: Run | None, name: str | None, metadata: Mapping[str, Any]
+    ) -> None:
+        self.table = table
         self.parent, self.name, self.metadata = parent, name, metadata
         self.span: OpenSpan | None = None
         self.started_ns = time.time_ns()
@@ -46,6 +53,22 @@ class Run:
         #: Which callback reports this run's chunks, once one did.
         self.chunks_from: str | None = None
         self.chunks_done = False
+        #: The stream this run answers, if it does.
+        self.guard: Guard | None = None
+
+    def answers(self, guard: Guard) -> None:
+        """This run is the stream ``guard`` stands for; weak, as streams outlive their runs."""
+        self.guard = guard
+        guard.runs = (*guard.runs, weakref.ref(self))
+
+    @property
+    def is_dropped(self) -> bool:
+        """Whether the consumer of this stream let go of it."""
+        return self.guard is not None and self.guard.dropped_ns > 0
+
+    def let_go(self, when_ns: int) -> None:
+        """End a stream whose consumer let go of it, if that did not happen yet."""
+        self.table.lose(self, when_ns)
 
     def beside(self) -> OpenSpan | None:
         """The other recorder's span of this run: one span a run, whoever listens."""
@@ -88,6 +111,7 @@ class Runs:
         self.live: dict[int, Run] = {}
         self._on_lost = on_lost
         self._lifetimes = Lifetimes(self._end_lost)
+        _everyone.add(self)
 
     def __len__(self) -> int:
         self.settle()
@@ -103,24 +127,29 @@ class Runs:
         parent_id: UUID | None,
         name: str | None,
         metadata: Mapping[str, Any] | None,
-    ) -> Run:
-        """Register a run that just started."""
+    ) -> Run | None:
+        """Register a run that just started; ``None`` when it was reported before."""
         if self._lifetimes.lost:
             self.settle()
-        parent = self.live.get(parent_id.int) if parent_id is not None else None
-        run = Run(parent, name, metadata or {})
+        key, live = run_id.int, self.live
+        if key in live:
+            return None
+        parent = live.get(parent_id.int) if parent_id is not None else None
+        run = Run(self, parent, name, metadata or {})
         if parent is None:
             run.context = get_context()
             run.root_id = str(parent_id or run_id)
         else:
             run.root_id = parent.root_id
-        run.key = (run_id.int, self._provider)
-        first = _first.setdefault(run.key, run)
-        if first is not run:
-            run.leader = first
-        run.owner = self._lifetimes.watch(run_id, run_id.int)
-        self.live[run_id.int] = run
-        if len(self.live) > _LIMIT:
+        # Alone, nobody else can have heard of a run: handlers are chosen when it starts.
+        run.key = (key, self._provider)
+        if len(_everyone) > 1:
+            first = _first.setdefault(run.key, run)
+            if first is not run:
+                run.leader = first
+        run.owner = self._lifetimes.watch(run_id, key)
+        live[key] = run
+        if len(live) > _LIMIT:
             self._evict()
         return run
 
@@ -134,6 +163,12 @@ class Runs:
         """Take out every open descendant of ``outer``, innermost last."""
         found = [(key, run) for key, run in list(self.live.items()) if run.is_inside(outer)]
         return [run for key, run in found if self._take(key) is not None]
+
+    def lose(self, run: Run, when_ns: int) -> None:
+        """End ``run`` if it is still open: nobody else will."""
+        key = run.key[0]
+        if self.live.get(key) is run and self._take(key) is run:
+            self._on_lost(run, when_ns)
 
     def settle(self) -> None:
         """End the runs whose owner vanished, at the time it did."""

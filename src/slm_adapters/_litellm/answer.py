@@ -46,7 +46,7 @@ class Answer:
             messages=request.messages,
             tools=request.tools,
             response_format=request.response_format,
-            stream=stream,
+            streamed=stream,
             in_process=True,
         )
 

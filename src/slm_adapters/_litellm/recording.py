@@ -26,7 +26,7 @@ from ..telemetry.harmless import harmless
 from ..telemetry.lifetimes import Lifetimes
 from ..telemetry.recorder import CallHook, CompletionHook, OpenCall, Recorder, current_call
 from ..telemetry.spending import Prices
-from . import convert, served
+from . import clients, convert, served
 from .facts import enrich, json_format, owner_of, server_of
 
 __all__ = ["CallRecorder"]
@@ -107,6 +107,7 @@ class CallRecorder(CustomLogger):  # type: ignore[misc]
         self._lock = threading.Lock()
         self.closed = False
         self._since_ns = time.time_ns()
+        clients.hush()
         self._enlist()
 
     @property
@@ -117,6 +118,8 @@ class CallRecorder(CustomLogger):  # type: ignore[misc]
 
     def close(self) -> None:
         """Stop listening and end what is still open."""
+        if not self.closed:
+            clients.unhush()
         self.closed = True
         for listeners in _lists():
             while self in listeners:
@@ -276,8 +279,8 @@ class CallRecorder(CustomLogger):  # type: ignore[misc]
             messages=convert.messages_from(kwargs) if wanted else (),
             tools=convert.tools_from(params) if wanted else (),
             response_format=json_format(params.get("response_format")),
-            stream=bool(kwargs.get("stream")),
-            start_ns=started,
+            streamed=bool(kwargs.get("stream")),
+            started_ns=started,
             attempt=pending.attempts,
             in_process=local,
             beside=self._made_by_another(kwargs),

@@ -79,6 +79,7 @@ class LeanLlama:
     """One model's lean forward; ``Network`` of the decoder."""
 
     croppable = True
+    rows = 32
 
     def __init__(self, model: Any) -> None:
         """``model``: one that ``_fits``; its whole weights are laid out anew, in place."""
@@ -107,10 +108,12 @@ class LeanLlama:
         try:
             with torch.inference_mode():
                 # First the model's own: bitsandbytes lays 4-bit weights out in a first forward.
-                expected, _ = own.step(_PROOF, own.new_cache([]))
+                expected = own.step(_PROOF, own.new_cache([]))
                 lean = cls(model)
-                _, cache = lean.step(_PROOF[:-1], lean.new_cache([]))
-                logits, _ = lean.step(_PROOF[-1:], cache)
+                caches = [lean.new_cache([]) for _ in range(2)]
+                for cache in caches:
+                    lean.step(_PROOF[:-1], cache)
+                logits = lean.decode(_PROOF[-1:] * 2, caches)
                 limit = (0.05 if logits.dtype.itemsize < 4 else 1e-3) * float(expected.abs().max())
                 close = float((logits - expected).abs().max()) <= limit
         except Exception as error:  # an architecture that only looked familiar
@@ -120,7 +123,7 @@ class LeanLlama:
             logger.debug("no lean forward for %s: other logits", type(model).__name__)
         return lean if close else None
 
-    def new_cache(self, layers: KeysAndValues) -> LeanCache:
+    def new_cache(self, layers: KeysAndValues, adapter: str | None = None) -> LeanCache:
         shape, weight = self._shape, self._embedding
         size = (2, 1, shape.kv_heads, _BLOCK, shape.size)
         cache = LeanCache([weight.new_empty(size) for _ in self._layers])
@@ -137,7 +140,10 @@ class LeanLlama:
         used = (layer[..., : cache.length, :] for layer in cache.layers)
         return [(layer[0], layer[1]) for layer in used]
 
-    def step(self, tokens: Sequence[int], cache: LeanCache) -> tuple[Any, LeanCache]:
+    def release(self, cache: LeanCache) -> None:
+        """The tensors go with the cache."""
+
+    def step(self, tokens: Sequence[int], cache: LeanCache) -> Any:
         import torch
 
         silu = torch.nn.functional.silu
@@ -161,7 +167,59 @@ class LeanLlama:
             gate, up = layer.gate_up(normed).chunk(2, 1)
             hidden.add_(layer.down(silu(gate).mul_(up)))
         cache.length = end
-        return self._head(self._normed(hidden, self._norm))[0], cache
+        return self._head(self._normed(hidden, self._norm))[0]
+
+    def decode(self, tokens: Sequence[int], caches: Sequence[LeanCache]) -> Any:
+        """Linear layers over all rows at once, attention a sequence at a time."""
+        import torch
+
+        if len(tokens) == 1:
+            return self.step(tokens, caches[0])[None]
+        silu = torch.nn.functional.silu
+        for cache in caches:
+            cache.reserve(cache.length + 1)
+        cos, sin = self._angles_at([cache.length for cache in caches])
+        hidden = torch.nn.functional.embedding(torch.tensor(tokens), self._embedding)
+        for number, layer in enumerate(self._layers):
+            used = [c.layers[number].narrow(3, 0, c.length + 1) for c in caches]
+            normed = self._normed(hidden, layer.before_attention)
+            hidden.add_(layer.out(self._attend_each(layer, normed, cos, sin, used)))
+            normed = self._normed(hidden, layer.before_mlp)
+            gate, up = layer.gate_up(normed).chunk(2, 1)
+            hidden.add_(layer.down(silu(gate).mul_(up)))
+        for cache in caches:
+            cache.length += 1
+        return self._head(self._normed(hidden, self._norm))
+
+    def _attend_each(
+        self, layer: _Layer, normed: Any, cos: Any, sin: Any, used: Sequence[Any]
+    ) -> Any:
+        """``[n, heads * size]``; row i's keys and values go to the end of ``used[i]``."""
+        import torch
+
+        shape = self._shape
+        query, new = self._heads(layer, normed, cos, sin)
+        query = query.reshape(len(used), shape.kv_heads, -1, shape.size)
+        new = new.unsqueeze(2)
+        mixed = torch.empty_like(query)
+        attention = torch.nn.functional.scaled_dot_product_attention
+        for row, buffer in enumerate(used):
+            buffer.select(3, buffer.shape[3] - 1).copy_(new[row])
+            keys, values = buffer.unbind(0)
+            mixed[row] = attention(query[row : row + 1], keys, values)[0]
+        return mixed.view(len(used), -1)
+
+    def _heads(self, layer: _Layer, normed: Any, cos: Any, sin: Any) -> tuple[Any, Any]:
+        """Turned query heads ``[rows, heads, size]``; new keys, values ``[rows, 2, kv, size]``."""
+        shape, rows = self._shape, normed.shape[0]
+        heads = layer.qkv(normed).view(rows, -1, shape.size)
+        turning = heads.narrow(1, 0, shape.heads + shape.kv_heads)
+        if layer.head_norm is not None:
+            turning.copy_(self._normed(turning, layer.head_norm))
+        turned = turning.roll(shape.size // 2, -1).mul_(sin)
+        turning.mul_(cos).add_(turned)
+        new = heads.narrow(1, shape.heads, 2 * shape.kv_heads)
+        return heads.narrow(1, 0, shape.heads), new.view(rows, 2, shape.kv_heads, shape.size)
 
     def _attend(
         self, layer: _Layer, normed: Any, cos: Any, sin: Any, used: Any, mask: Any, asked: int
@@ -173,17 +231,10 @@ class LeanLlama:
         import torch
 
         shape, rows = self._shape, normed.shape[0]
-        heads = layer.qkv(normed).view(rows, -1, shape.size)
-        turning = heads.narrow(1, 0, shape.heads + shape.kv_heads)
-        if layer.head_norm is not None:
-            turning.copy_(self._normed(turning, layer.head_norm))
-        turned = turning.roll(shape.size // 2, -1).mul_(sin)
-        turning.mul_(cos).add_(turned)
-        new = heads.narrow(1, shape.heads, 2 * shape.kv_heads)
-        new = new.view(rows, 2, 1, shape.kv_heads, shape.size).permute(1, 2, 3, 0, 4)
-        used.narrow(3, used.shape[3] - rows, rows).copy_(new)
+        query, new = self._heads(layer, normed, cos, sin)
+        used.narrow(3, used.shape[3] - rows, rows).copy_(new.unsqueeze(2).permute(1, 2, 3, 0, 4))
         keys, values = used.unbind(0)
-        query = heads.narrow(0, rows - asked, asked).narrow(1, 0, shape.heads)
+        query = query.narrow(0, rows - asked, asked)
         attention = torch.nn.functional.scaled_dot_product_attention
         if asked == 1:
             # The heads of a group are rows of one query: nothing to repeat, nothing to mask.
@@ -212,6 +263,15 @@ class LeanLlama:
 
     def _angles(self, start: int, end: int) -> tuple[Any, Any]:
         """Cosine and sine ``[rows, 1, size]``; the sine's sign is that of the turned half."""
+        self._reach(end)
+        return self._cos[start:end], self._sin[start:end]
+
+    def _angles_at(self, positions: Sequence[int]) -> tuple[Any, Any]:
+        self._reach(max(positions) + 1)
+        at = list(positions)
+        return self._cos[at], self._sin[at]
+
+    def _reach(self, end: int) -> None:
         if end > self._cos.shape[0]:
             import torch
 
@@ -220,7 +280,6 @@ class LeanLlama:
             sin = sin[0].clone()
             sin[:, : self._shape.size // 2].neg_()
             self._cos, self._sin = cos[0][:, None], sin[:, None]
-        return self._cos[start:end], self._sin[start:end]
 
 
 def _layer(layer: Any, shape: _Shape) -> _Layer:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import queue
 import threading
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +14,9 @@ from ..calls import Message, Tool
 from ..errors import ContextOverflowError
 from .checkpoint import configured_window
 from .engine import ChatEngine, ChatRequest, Chunk, Completion
-from .scheduler import Patience
+from .patience import Patience
+from .sampling import Sampling
+from .scheduler import Ticket
 from .writer import ReplyWriter, encode
 
 if TYPE_CHECKING:
@@ -28,9 +32,8 @@ DEFAULT_MAX_TOKENS = 1024
 class LocalEngine(ChatEngine):
     """One user's view of a shared local model; made by ``load_engine``.
 
-    Calls from any number of threads and tasks wait their turn, first come first served. A
-    stream gives its turn up with its first chunk and then alternates with others token by
-    token, so a stream nobody reads cannot hold the model.
+    Calls from any number of threads and tasks are written together by the model's one worker;
+    a stream that nobody reads holds nobody up.
     """
 
     local = True
@@ -68,32 +71,87 @@ class LocalEngine(ChatEngine):
     def stream(
         self, request: ChatRequest, cancel: threading.Event | None = None
     ) -> Iterator[Chunk | Completion]:
-        """Yield text as it is decided, tool calls when complete, then the ``Completion``."""
-        return self._answer(request, cancel, share=True)
+        """Yield text as it is decided, tool calls when complete, then the ``Completion``.
+
+        The model works ahead of a slow reader; closing the iterator stops it.
+        """
+        patience = Patience(request.timeout, cancel)
+        pieces: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        reply = self._ask(self._handle.loaded(), request, patience, pieces.put)
+        try:
+            while (piece := reply.wait_for(pieces)) is not None:
+                yield Chunk(text=piece)
+        finally:
+            patience.give_up()
+        yield from reply.finish(self.name)
 
     def complete(self, request: ChatRequest, cancel: threading.Event | None = None) -> Completion:
-        """The whole answer; the model is this call's alone until it is done."""
-        *_, last = self._answer(request, cancel, share=False)
+        """The whole answer."""
+        patience = Patience(request.timeout, cancel)
+        pieces: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        end_only = _end_only(pieces.put)
+        reply = self._ask(self._handle.loaded(), request, patience, end_only)
+        try:
+            reply.wait_for(pieces)
+        finally:
+            patience.give_up()
+        *_, last = reply.finish(self.name)
         assert isinstance(last, Completion)
         return last
 
-    def _answer(
-        self, request: ChatRequest, cancel: threading.Event | None, *, share: bool
-    ) -> Iterator[Chunk | Completion]:
-        loaded = self._handle.loaded()
-        patience = Patience(request.timeout, cancel)
+    async def acomplete(self, request: ChatRequest) -> Completion:
+        """Like ``complete``, without a thread that waits; cancelling the task stops the model."""
+        last = None
+        async with self._asked(request, only_end=True) as (reply, pieces):
+            await reply.wait_async(pieces)
+            *_, last = reply.finish(self.name)
+        assert isinstance(last, Completion)
+        return last
+
+    async def astream(self, request: ChatRequest) -> AsyncIterator[Chunk | Completion]:
+        """Like ``stream``, without a thread that waits; closing the iterator stops the model."""
+        async with self._asked(request, only_end=False) as (reply, pieces):
+            while (piece := await reply.wait_async(pieces)) is not None:
+                yield Chunk(text=piece)
+            for event in reply.finish(self.name):
+                yield event
+
+    @contextlib.asynccontextmanager
+    async def _asked(
+        self, request: ChatRequest, *, only_end: bool
+    ) -> AsyncIterator[tuple[_Reply, asyncio.Queue[str | None]]]:
+        """The request on its way, and the queue that its pieces arrive in."""
+        patience, loop = Patience(request.timeout), asyncio.get_running_loop()
+        pieces: asyncio.Queue[str | None] = asyncio.Queue()
+
+        def put(piece: str | None) -> None:
+            loop.call_soon_threadsafe(pieces.put_nowait, piece)
+
+        def ask() -> _Reply:
+            deliver = _end_only(put) if only_end else put
+            return self._ask(self._handle.loaded(), request, patience, deliver)
+
+        try:
+            # Loading takes seconds and reading a long prompt's text milliseconds.
+            yield await asyncio.to_thread(ask), pieces
+        finally:
+            patience.give_up()
+
+    def _ask(
+        self,
+        loaded: LoadedModel,
+        request: ChatRequest,
+        patience: Patience,
+        deliver: Callable[[str | None], None],
+    ) -> _Reply:
+        """Hand the request to the model's worker."""
         prompt = encode(loaded, request)
         limit = self._limit(request, len(prompt.tokens), loaded)
-        writer = ReplyWriter(loaded, request, prompt, limit, patience)
-        turn = _Turn(loaded, patience)
-        try:
-            for text in writer.pieces():
-                if share:
-                    turn.give_up()
-                yield Chunk(text=text)
-        finally:
-            turn.give_up()
-        yield from writer.finish(self.name, turn.queue_s)
+        writer = ReplyWriter(loaded, request, prompt, limit)
+        sampling = Sampling(request.temperature, request.top_p, request.top_k, request.seed)
+        ticket = Ticket(writer, prompt.tokens, sampling, limit, patience, deliver)
+        loaded.scheduler.submit(ticket)
+        return _Reply(ticket, writer, loaded)
 
     def _limit(self, request: ChatRequest, prompt_tokens: int, loaded: LoadedModel) -> int:
         """Reply tokens allowed; raises ``ContextOverflowError`` before anything is computed."""
@@ -106,21 +164,55 @@ class LocalEngine(ChatEngine):
         return wanted
 
 
-class _Turn:
-    """The model is ours until ``give_up``; how long we waited is ``queue_s``."""
+class _Reply:
+    """A reply that the worker writes, as the caller waits for it."""
 
-    def __init__(self, loaded: LoadedModel, patience: Patience) -> None:
-        self._lock = loaded.turns
-        start = time.perf_counter()
-        patience.check()
-        self._lock.acquire(patience)
-        self.queue_s = time.perf_counter() - start
-        self._ours = True
+    def __init__(self, ticket: Ticket, writer: ReplyWriter, loaded: LoadedModel) -> None:
+        # The model stays in memory until its reply is read to the end.
+        self._ticket, self._writer, self._loaded = ticket, writer, loaded
 
-    def give_up(self) -> None:
-        if self._ours:
-            self._ours = False
-            self._lock.release()
+    def wait_for(self, pieces: queue.SimpleQueue[str | None]) -> str | None:
+        """The next piece, None at the end; raises what ended the reply too early."""
+        while True:
+            try:
+                return self._checked(pieces.get(timeout=self._ticket.patience.nap()))
+            except queue.Empty:
+                self._still_waiting()
+
+    async def wait_async(self, pieces: asyncio.Queue[str | None]) -> str | None:
+        """Like ``wait_for``, in a task."""
+        while True:
+            if not pieces.empty():
+                return self._checked(pieces.get_nowait())
+            with contextlib.suppress(TimeoutError):
+                nap = self._ticket.patience.nap()
+                return self._checked(await asyncio.wait_for(pieces.get(), nap))
+            self._still_waiting()
+
+    def _checked(self, piece: str | None) -> str | None:
+        error = self._ticket.error
+        if piece is None and error is not None:
+            raise error
+        return piece
+
+    def _still_waiting(self) -> None:
+        self._ticket.patience.check()
+        self._loaded.scheduler.mailbox.revive()
+
+    def finish(self, model: str) -> Iterator[Chunk | Completion]:
+        """What was held back, the tool calls, the completion."""
+        ticket = self._ticket
+        return self._writer.finish(model, ticket.timings, ticket.cached_tokens)
+
+
+def _end_only(put: Callable[[str | None], None]) -> Callable[[str | None], None]:
+    """Wake a waiter once, not at every token."""
+
+    def deliver(piece: str | None) -> None:
+        if piece is None:
+            put(None)
+
+    return deliver
 
 
 def _rebuild(name: str, asked: tuple[Any, ...], window: int | None) -> ChatEngine:

@@ -7,7 +7,14 @@ import os
 from pathlib import Path
 from typing import Any
 
-__all__ = ["best_device", "best_dtype", "best_quantization", "checkpoint_bytes", "fitting_window"]
+__all__ = [
+    "best_device",
+    "best_dtype",
+    "best_quantization",
+    "cache_tokens",
+    "checkpoint_bytes",
+    "fitting_window",
+]
 
 
 def best_device() -> str:
@@ -76,11 +83,16 @@ def fitting_window(model: Any) -> int:
     """Tokens the model was built for, or fewer when their keys and values would not fit."""
     config = model.config.get_text_config(decoder=True)
     window = int(getattr(config, "max_position_embeddings", 0) or 4096)
+    room = cache_tokens(model)
+    return window if room is None else max(min(window, room), min(window, 512))
+
+
+def cache_tokens(model: Any) -> int | None:
+    """Tokens whose keys and values fit in half of the free memory; None where that is unknown."""
+    config = model.config.get_text_config(decoder=True)
     free = _free_memory() if model.device.type == "cpu" else _free_on(model.device)
     per_token = _cache_bytes_per_token(config, model.dtype.itemsize)
-    if free is None or not per_token:
-        return window
-    return max(min(window, free // 2 // per_token), min(window, 512))
+    return free // 2 // per_token if free is not None and per_token else None
 
 
 def _free_on(device: Any) -> int | None:

@@ -1,4 +1,4 @@
-"""What the decoder asks of a network: one step over a cache; here with transformers' forward."""
+"""What the decoder asks of a network: steps over caches; here with transformers' forward."""
 
 from __future__ import annotations
 
@@ -14,19 +14,35 @@ __all__ = ["Network", "TransformersNetwork", "best_network"]
 
 
 class Network(Protocol):
-    """A loaded model as the decoder runs it, one sequence at a time."""
+    """A loaded model as the worker runs it; every call comes from one thread, in inference mode.
 
-    #: Whether a cache can be cut after any token, so that prefixes can be reused.
+    A cache is one sequence's state. It is the network's own, changes in place and knows its
+    adapter, so sequences of different adapters may share a ``decode``.
+    """
+
+    #: Whether a cache can be cut after any token. Otherwise what ``layers_of`` gives is a
+    #: snapshot, of use only where it was taken.
     croppable: bool
+    #: The most sequences one ``decode`` takes; 1: no true batching.
+    rows: int
 
-    def new_cache(self, layers: KeysAndValues) -> Any:
+    def new_cache(self, layers: KeysAndValues, adapter: str | None = None) -> Any:
         """A cache that begins with ``layers`` (empty: with nothing); they are never written to."""
 
-    def step(self, tokens: Sequence[int], cache: Any) -> tuple[Any, Any]:
-        """``(logits of the last token [vocabulary], cache)``, in inference mode."""
+    def step(self, tokens: Sequence[int], cache: Any) -> Any:
+        """Read a piece of one sequence: the logits of its last token, ``[vocabulary]``."""
+
+    def decode(self, tokens: Sequence[int], caches: Sequence[Any]) -> Any:
+        """Read one token for each of n sequences: logits ``[n, vocabulary]``.
+
+        Where ``rows > 1``, a call that raised can be made again: no cache has moved.
+        """
 
     def layers_of(self, cache: Any) -> KeysAndValues:
-        """Keys and values of every layer, for reuse."""
+        """What ``new_cache`` needs to begin where ``cache`` is now."""
+
+    def release(self, cache: Any) -> None:
+        """The sequence is over; its memory may be used again."""
 
 
 def best_network(model: Any) -> Network:
@@ -38,7 +54,9 @@ def best_network(model: Any) -> Network:
 
 
 class TransformersNetwork:
-    """The model's own forward and the KV cache its architecture asks for."""
+    """The model's own forward and the KV cache its architecture asks for, row after row."""
+
+    rows = 1
 
     def __init__(self, model: Any) -> None:
         self._model = model
@@ -48,7 +66,7 @@ class TransformersNetwork:
         self._hushed = no_cast_notes if int8 else contextlib.nullcontext
         self.croppable = _full_attention_only(self.new_cache([]))
 
-    def new_cache(self, layers: KeysAndValues) -> Any:
+    def new_cache(self, layers: KeysAndValues, adapter: str | None = None) -> Any:
         from transformers import DynamicCache
 
         cache = DynamicCache(config=self._model.config)
@@ -58,7 +76,7 @@ class TransformersNetwork:
             layer.keys, layer.values, layer.is_initialized = keys, values, True
         return cache
 
-    def step(self, tokens: Sequence[int], cache: Any) -> tuple[Any, Any]:
+    def step(self, tokens: Sequence[int], cache: Any) -> Any:
         import torch
 
         ids = torch.tensor([tokens], device=self._model.device)
@@ -66,10 +84,19 @@ class TransformersNetwork:
             out = self._model(
                 input_ids=ids, past_key_values=cache, use_cache=True, **self._last_only
             )
-        return out.logits[0, -1], out.past_key_values
+        return out.logits[0, -1]
+
+    def decode(self, tokens: Sequence[int], caches: Sequence[Any]) -> Any:
+        import torch
+
+        rows = zip(tokens, caches, strict=True)
+        return torch.stack([self.step([token], cache) for token, cache in rows])
 
     def layers_of(self, cache: Any) -> KeysAndValues:
         return [(layer.keys, layer.values) for layer in cache.layers]
+
+    def release(self, cache: Any) -> None:
+        """The tensors go with the cache."""
 
 
 def _full_attention_only(cache: Any) -> bool:

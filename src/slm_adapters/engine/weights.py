@@ -22,16 +22,18 @@ from ..errors import (
     ModelNotFoundError,
 )
 from .chat_format import ChatFormat, probe
-from .decoder import Decoder, Sampling
+from .decoder import Decoder
 from .machine import (
     best_device,
     best_dtype,
     best_quantization,
+    cache_tokens,
     checkpoint_bytes,
     fitting_window,
 )
 from .quiet import no_kernel_download, quiet
-from .scheduler import FairLock, Patience
+from .sampling import Sampling
+from .scheduler import Scheduler
 from .tokenizing import decoder, encoder, end_ids, render_chat, tools_keyword
 from .tool_formats import MARKERS
 
@@ -78,7 +80,7 @@ class LoadedModel:
     control_tokens: tuple[str, ...]
     encode: Callable[[str], list[int]]
     decode: Callable[[list[int]], str]
-    turns: FairLock
+    scheduler: Scheduler
 
     def template(
         self, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None, answer: bool
@@ -230,17 +232,21 @@ def _assemble(source: Source, model: Any, tokenizer: Any) -> LoadedModel:
         control_tokens=tuple(sorted(added, key=len, reverse=True)),
         encode=encoder(tokenizer),
         decode=decoder(tokenizer),
-        turns=FairLock(),
+        scheduler=Scheduler(steps, memory=cache_tokens(model)),
     )
 
 
 def _first_forwards(loaded: LoadedModel) -> bool:
     """One prefill and one step; whether they gave numbers."""
-    prefixes, loaded.decoder.prefixes = loaded.decoder.prefixes, None
-    generation = loaded.decoder.start(loaded.encode("a b") or [0], Sampling(), Patience())
-    generation.advance(generation.choose())
-    loaded.decoder.prefixes = prefixes
-    return generation.is_finite()
+    decoder = loaded.decoder
+    with decoder.computing():
+        generation = decoder.begin(loaded.encode("a b") or [0], Sampling())
+        while not generation.is_read:
+            decoder.read(generation)
+        decoder.advance([generation], decoder.choose([generation]))
+        finite = bool(generation.logits.isfinite().all())
+        decoder.end(generation)
+    return finite
 
 
 # --- what was loaded -------------------------------------------------------------------------

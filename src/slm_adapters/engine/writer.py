@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..calls import Message, Reply, ToolCall, Usage
 from ..errors import EmptyReplyError
 from ..telemetry import semconv
 from . import chat_format, tool_formats
-from .decoder import Generation, Sampling
 from .engine import ChatRequest, Chunk, Completion, Timings
 from .json_repair import only_json
 from .reply_text import Detokenizer, HoldBack, StopScanner, ThinkFilter
-from .scheduler import Patience
 
 if TYPE_CHECKING:
     from .weights import LoadedModel
@@ -49,7 +46,11 @@ def encode(loaded: LoadedModel, request: ChatRequest) -> EncodedPrompt:
 
 
 class ReplyWriter:
-    """One reply: tokens in, visible text out, and the account of it at the end."""
+    """One reply: tokens in, visible text out, and the account of it at the end.
+
+    The worker asks what is ``allowed`` and ``banned``, chooses, lets it ``accept`` and ``read``
+    the token; the caller's thread calls ``finish``.
+    """
 
     def __init__(
         self,
@@ -57,10 +58,9 @@ class ReplyWriter:
         request: ChatRequest,
         prompt: EncodedPrompt,
         limit: int,
-        patience: Patience,
     ) -> None:
         self._loaded, self._request, self._prompt = loaded, request, prompt
-        self._limit, self._patience = limit, patience
+        self._limit = limit
         offered = () if request.tool_choice == "none" else request.tools
         self._schemas = {tool.name: tool.parameters for tool in offered}
         kind = (request.response_format or {}).get("type", "text")
@@ -74,44 +74,43 @@ class ReplyWriter:
         self._shown: list[str] = []
         self._visible = bool(prompt.opening)
         self._retried = False
+        #: Ids not to choose now.
+        self.banned: Collection[int] = ()
         self._end: str | None = None
-        self.tokens = self.reasoning = self.cached = 0
-        self.prefill_s = self.decode_s = 0.0
+        self.tokens = self.reasoning = 0
 
-    def pieces(self) -> Iterator[str]:
-        """The visible text as it is decided."""
-        request, start = self._request, time.perf_counter()
-        sampling = Sampling(request.temperature, request.top_p, request.top_k, request.seed)
-        generation = self._loaded.decoder.start(self._prompt.tokens, sampling, self._patience)
-        self.cached = generation.cached_tokens
-        self.prefill_s = time.perf_counter() - start
-        while self._end is None:
-            start = time.perf_counter()
-            piece = self._step(generation)
-            self.decode_s += time.perf_counter() - start
-            if piece:
-                self._shown.append(piece)
-                yield piece
+    @property
+    def ended(self) -> bool:
+        """Whether no token is to follow."""
+        return self._end is not None
 
-    def _step(self, generation: Generation) -> str:
-        """Choose one token and read it; the text it makes visible."""
-        ends = self._loaded.end_ids
-        token = generation.choose()
-        if token in ends and not self._visible and not self._retried:
-            # An empty reply gets one more chance: this once the model must write something.
-            self._retried = True
-            token = generation.choose(banned=self._loaded.silent_ids)
-        self.tokens += 1
-        if token in ends:
+    def allowed(self) -> Any:
+        """What may be chosen next: bool ``[vocabulary]``, or None for everything."""
+        return None
+
+    def accept(self, token: int) -> bool:
+        """Take the chosen token; False: choose again, without what is ``banned`` now."""
+        if token in self._loaded.end_ids:
+            if not self._visible and not self._retried:
+                # An empty reply gets one more chance: this once the model must write something.
+                self._retried, self.banned = True, self._loaded.silent_ids
+                return False
             self._end = "stop"
+        self.banned = ()
+        self.tokens += 1
+        if self._end is None and self.tokens >= self._limit:
+            self._end = "length"
+        return True
+
+    def read(self, token: int) -> str:
+        """The text that an accepted token makes visible; a stop string in it ends the reply."""
+        if self._end == "stop":
             return ""
         piece = self._read(self._characters.feed(token))
         if self._stops.stopped:
             self._end = "stop"
-        elif self.tokens >= self._limit:
-            self._end = "length"
-        else:
-            generation.advance(token)
+        if piece:
+            self._shown.append(piece)
         return piece
 
     def _read(self, characters: str) -> str:
@@ -122,7 +121,9 @@ class ReplyWriter:
         self._visible = self._visible or bool(text.strip())
         return self._calls.feed(text)
 
-    def finish(self, model: str, queue_s: float) -> Iterator[Chunk | Completion]:
+    def finish(
+        self, model: str, timings: Timings, cached_tokens: int
+    ) -> Iterator[Chunk | Completion]:
         """What was held back, the tool calls, the completion; raises for an empty reply."""
         parsed = self._take_apart()
         rest = only_json(parsed.content) if self._json_only else parsed.content
@@ -135,7 +136,8 @@ class ReplyWriter:
             yield Chunk(text=rest)
         for call in parsed.calls:
             yield Chunk(tool_call=call)
-        yield self._completion(model, text, parsed.calls, queue_s)
+        reply = self._reply(text, parsed.calls)
+        yield self._completion(reply, model, timings, cached_tokens)
 
     def _take_apart(self) -> tool_formats.ParsedReply:
         tail = self._stops.feed(self._thoughts.feed(self._characters.flush()))
@@ -148,31 +150,28 @@ class ReplyWriter:
             schemas=self._schemas,
         )
 
-    def _completion(
-        self, model: str, text: str, calls: tuple[ToolCall, ...], queue_s: float
-    ) -> Completion:
+    def _reply(self, text: str, calls: tuple[ToolCall, ...]) -> Reply:
         reason = "length" if self._end == "length" else "tool_call" if calls else "stop"
+        return Reply(Message("assistant", text or None, tool_calls=calls), reason)
+
+    def _completion(
+        self, reply: Reply, model: str, timings: Timings, cached_tokens: int
+    ) -> Completion:
         usage = Usage(
             len(self._prompt.tokens),
             self.tokens,
-            cached_tokens=self.cached,
+            cached_tokens=cached_tokens,
             reasoning_tokens=self.reasoning,
             source="tokenizer",
         )
         attributes: dict[str, str | int | float | bool] = {
             semconv.DEVICE: self._loaded.device,
             semconv.QUANTIZATION: self._loaded.quantization,
-            semconv.QUEUE_TIME: queue_s,
+            semconv.QUEUE_TIME: timings.queue_s,
         }
-        if self.decode_s > 0:
-            attributes[semconv.DECODE_RATE] = self.tokens / self.decode_s
-        return Completion(
-            Reply(Message("assistant", text or None, tool_calls=calls), reason),
-            usage,
-            model,
-            Timings(queue_s, self.prefill_s, self.decode_s),
-            attributes,
-        )
+        if timings.decode_s > 0:
+            attributes[semconv.DECODE_RATE] = self.tokens / timings.decode_s
+        return Completion(reply, usage, model, timings, attributes)
 
     def _why_empty(self) -> str:
         if self._stops.stopped:

@@ -2,25 +2,47 @@
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Required, TypedDict
 
 from opentelemetry.context import Context
 from opentelemetry.trace import Span, Status, StatusCode
 
 from ..calls import Call, Message, Outcome, Reply, Scope, Tool, Usage
 from . import content, semconv, spending, suppression
-from .harmless import harmless
+from .harmless import harmless, note_failure
 from .hooks import CallHook
 
 if TYPE_CHECKING:
     from .recorder import Recorder
 
-__all__ = ["CallHook", "OpenCall", "OpenSpan", "error_type", "global_hooks"]
+__all__ = [
+    "CallFields", "CallHook", "OpenCall", "OpenSpan", "error_type", "global_hooks", "new_call_id",
+]  # fmt: skip
 
 #: Hooks every recorder feeds, for test doubles that watch a whole process.
 global_hooks: list[CallHook] = []
+
+
+class CallFields(TypedDict, total=False):
+    """What a ``Call`` says of itself when it starts, by the record's names."""
+
+    framework: Required[str]
+    operation: str
+    provider: str | None
+    model: str | None
+    params: dict[str, Any]
+    response_format: dict[str, Any] | None
+    streamed: bool
+    started_ns: int
+    role: str | None
+    task: str | None
+    run_id: str | None
+    parent_id: str | None
+    call_id: str
+    attempt: int
 
 
 class OpenSpan:
@@ -110,7 +132,6 @@ class OpenCall(OpenSpan):
         tools: Sequence[Tool],
         labels: Mapping[str, Any],
         scope: Scope,
-        *,
         quiet: bool = False,
     ) -> None:
         # Written out: calling super() would be a tenth of all this costs.
@@ -128,6 +149,13 @@ class OpenCall(OpenSpan):
         self.learned: Any = None
         #: The energy counters when the call began, by source.
         self.energy_before: dict[str, float] | None = None
+
+    @property
+    def call_id(self) -> str:
+        """The record's id, made when somebody asks for it."""
+        if "call_id" not in self.fields:
+            self.fields["call_id"] = new_call_id()
+        return str(self.fields["call_id"])
 
     @property
     def wants_chunks(self) -> bool:
@@ -155,7 +183,10 @@ class OpenCall(OpenSpan):
         end_ns: int | None = None,
     ) -> None:
         """The call succeeded."""
-        self.fields["response_model"], self.fields["response_id"] = response_model, response_id
+        if response_model is not None:
+            self.fields["response_model"] = response_model
+        if response_id is not None:
+            self.fields["response_id"] = response_id
         self._finish("finished", tuple(replies), usage, None, end_ns)
 
     def fail(self, error: BaseException | str, *, end_ns: int | None = None) -> None:
@@ -168,7 +199,6 @@ class OpenCall(OpenSpan):
         replies = (Reply(Message("assistant", text), "error"),) if text else ()
         self._finish("abandoned", replies, usage, None, end_ns)
 
-    @harmless("ending a call")
     def _finish(
         self,
         outcome: Outcome,
@@ -177,9 +207,22 @@ class OpenCall(OpenSpan):
         error: str | None,
         end_ns: int | None,
     ) -> None:
-        if not self._close():
+        if self._ended:
             return
-        ended_ns = end_ns or time.time_ns()
+        self._ended = True
+        try:
+            self._end(outcome, replies, usage, error, end_ns or time.time_ns())
+        except Exception as failure:
+            note_failure("ending a call", failure)
+
+    def _end(
+        self,
+        outcome: Outcome,
+        replies: tuple[Reply, ...],
+        usage: Usage | None,
+        error: str | None,
+        ended_ns: int,
+    ) -> None:
         if self.learned is not None:
             usage = suppression.learned(self, usage)
         elif self.quiet:
@@ -204,7 +247,7 @@ class OpenCall(OpenSpan):
         """Cost by the user's prices, else the framework's own; energy by the counters."""
         fields, recorder = self.fields, self.recorder
         if recorder.prices is not None:
-            models = (fields.get("response_model"), fields["model"])
+            models = (fields.get("response_model"), fields.get("model"))
             price = spending.cost(recorder.prices, models, usage)
             if price is not None:
                 fields["cost"], fields["cost_source"] = price, "prices"
@@ -281,7 +324,7 @@ class OpenCall(OpenSpan):
                 attributes[semconv.RESPONSE_FINISH_REASONS] = reasons
         if usage is not None:
             semconv.add_usage(attributes, usage)
-        if self.first_chunk_ns is not None and fields["streamed"]:
+        if self.first_chunk_ns is not None and fields.get("streamed"):
             waited = (self.first_chunk_ns - self.started_ns) / 1e9
             attributes[semconv.RESPONSE_TIME_TO_FIRST_CHUNK] = waited
         for name, value in self.attributes.items():
@@ -297,10 +340,11 @@ class OpenCall(OpenSpan):
         error: str | None,
         ended_ns: int,
     ) -> Call:
+        call_id = self.call_id
         span_context = self.span.get_span_context()
         valid = span_context.is_valid
         return Call(
-            **self.fields,
+            **{**self.fields, "call_id": call_id, "app": self.recorder.app},
             trace_id=f"{span_context.trace_id:032x}" if valid else None,
             span_id=f"{span_context.span_id:016x}" if valid else None,
             messages=tuple(self.messages),
@@ -313,6 +357,11 @@ class OpenCall(OpenSpan):
             error_type=error,
             attributes={**self.scope.attributes, **self.attributes},
         )
+
+
+def new_call_id() -> str:
+    """32 hexadecimal digits. No uuid4: the system's randomness costs as much as a small span."""
+    return f"{random.getrandbits(128):032x}"
 
 
 def error_type(error: BaseException | str) -> str:

@@ -7,10 +7,9 @@ It uses the OpenTelemetry API only: without a configured provider, spans cost al
 from __future__ import annotations
 
 import contextlib
-import random
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, Unpack, cast
 
 from opentelemetry import trace
 from opentelemetry._logs import LoggerProvider
@@ -18,14 +17,14 @@ from opentelemetry.context import Context
 from opentelemetry.metrics import MeterProvider
 from opentelemetry.trace import TracerProvider
 
-from ..calls import Call, Message, Tool, current_scope
+from ..calls import NO_LABELS, Call, Message, Tool, current_scope
 from . import content, semconv, suppression
 from .current import get_context, set_context
 from .events import Events
 from .harmless import note_failure
 from .hooks import CallHook, CompletionHook, Completions, sorted_out
 from .metrics import Metrics
-from .open_call import OpenCall, OpenSpan, error_type, global_hooks
+from .open_call import CallFields, OpenCall, OpenSpan, error_type, global_hooks, new_call_id
 from .spending import EnergyMeter, Prices
 
 __all__ = [
@@ -79,9 +78,9 @@ class Recorder:
         self.redaction = content.Redaction(redact)
         self.store = store
         self.hooks, contract = sorted_out(hooks)
-        self.completions = Completions(contract)
         if store is not None:
             self.hooks.append(store.write)
+        self.completions = Completions(contract) or None
         mode = content.capture_mode()
         self.content_on_spans = mode.on_spans
         self.events = Events(logger_provider) if mode.on_events else None
@@ -92,9 +91,8 @@ class Recorder:
     @property
     def wants_content(self) -> bool:
         """Whether anybody reads messages: convert them only then."""
-        return bool(
-            self.content_on_spans or self.events or self.hooks or self.completions or global_hooks
-        )
+        kept = self.content_on_spans or self.events is not None or self.completions is not None
+        return kept or bool(self.hooks or global_hooks)
 
     def deliver(self, call: Call) -> None:
         """Hand an ended call to every hook; a hook that raises is counted."""
@@ -107,74 +105,58 @@ class Recorder:
     def open(
         self,
         *,
-        framework: str,
-        operation: str = semconv.CHAT,
-        provider: str | None = None,
-        model: str | None = None,
-        params: Mapping[str, Any] | None = None,
         messages: Sequence[Message] = (),
         tools: Sequence[Tool] = (),
-        response_format: dict[str, Any] | None = None,
-        stream: bool = False,
         parent: Context | None = None,
-        start_ns: int | None = None,
-        role: str | None = None,
-        task: str | None = None,
-        run_id: str | None = None,
-        parent_id: str | None = None,
-        attempt: int = 1,
         in_process: bool = False,
         beside: OpenSpan | None = None,
+        **fields: Unpack[CallFields],
     ) -> OpenCall:
         """Start a model call; ``parent`` defaults to the current OpenTelemetry context.
 
-        An ambient ``role(...)`` or ``run(...)`` wins over the framework's own names. ``beside``:
-        another recorder's span of the same call; then this one keeps a record only.
+        ``fields`` are the record's. An ambient ``role(...)`` or ``run(...)`` wins over the
+        framework's own names. ``beside``: another recorder's span of the same call; then this one
+        keeps a record only.
         """
         scope = current_scope()
+        if scope is not NO_LABELS:
+            fields["role"] = scope.role or fields.get("role")
+            fields["run_id"] = scope.run_id or fields.get("run_id")
         if messages:
             messages = self.redaction.apply(messages)
-        fields: dict[str, Any] = {
-            # No uuid4: reading the system's randomness costs more than the rest of this method.
-            "call_id": f"{random.getrandbits(128):032x}",
-            "framework": framework,
-            "operation": operation,
-            "run_id": scope.run_id or run_id,
-            "parent_id": parent_id,
-            "app": self.app,
-            "role": scope.role or role,
-            "task": task,
-            "provider": provider,
-            "model": model,
-            "params": dict(params) if params else {},
-            "response_format": response_format,
-            "streamed": stream,
-            "started_ns": start_ns or time.time_ns(),
-            "attempt": attempt,
-        }
-        attributes = semconv.call_attributes(fields)
-        if self.hooks:
-            attributes[semconv.CALL_ID] = fields["call_id"]
-        if messages and self.content_on_spans and operation != semconv.EMBEDDINGS:
-            if not self.completions:  # they may change the messages, so those are written last
-                attributes[semconv.INPUT_MESSAGES] = content.input_json(messages)
-            if tools:
-                attributes[semconv.TOOL_DEFINITIONS] = content.tool_definitions_json(tools)
+        operation = fields.setdefault("operation", semconv.CHAT)
+        started_ns = fields.get("started_ns") or time.time_ns()
+        fields["started_ns"] = started_ns
+        record = cast("dict[str, Any]", fields)
+        attributes = semconv.call_attributes(record)
         if parent is None:
             parent = get_context()
-        if beside is not None:
-            parent = beside.context
-        elif not suppression.is_suppressed(parent):
-            name = f"{operation} {model}" if model else operation
-            kind = semconv.span_kind(operation, in_process=in_process)
-            span = self._start_span(name, parent, kind, attributes, start_time=fields["started_ns"])
-            call = OpenCall(self, span, parent, fields, messages, tools, attributes, scope)
-            call.context = suppression.around(call, parent)
-            if in_process and self.energy is not None:
-                call.energy_before = self.energy.read()
-            return call
-        span = suppression.quiet_span(parent)
-        return OpenCall(self, span, parent, fields, messages, tools, attributes, scope, quiet=True)
+        quiet = beside is not None or suppression.is_suppressed(parent)
+        if quiet:
+            parent = beside.context if beside is not None else parent
+            span = suppression.quiet_span(parent)
+            return OpenCall(self, span, parent, record, messages, tools, attributes, scope, True)
+        if self.hooks:
+            attributes[semconv.CALL_ID] = fields["call_id"] = new_call_id()
+        if messages and self.content_on_spans and operation != semconv.EMBEDDINGS:
+            self._write_content(attributes, messages, tools)
+        model = fields.get("model")
+        name = f"{operation} {model}" if model else operation
+        kind = semconv.span_kind(operation, in_process)
+        span = self._start_span(name, parent, kind, attributes, start_time=started_ns)
+        call = OpenCall(self, span, parent, record, messages, tools, attributes, scope)
+        call.context = suppression.around(call, parent)
+        if in_process and self.energy is not None:
+            call.energy_before = self.energy.read()
+        return call
+
+    def _write_content(
+        self, attributes: dict[str, Any], messages: Sequence[Message], tools: Sequence[Tool]
+    ) -> None:
+        if not self.completions:  # they may change the messages, so those are written last
+            attributes[semconv.INPUT_MESSAGES] = content.input_json(messages)
+        if tools:
+            attributes[semconv.TOOL_DEFINITIONS] = content.tool_definitions_json(tools)
 
     def span(
         self,

@@ -141,7 +141,7 @@ def span_name(operation: str, target: str | None) -> str:
     return f"{operation} {target}" if target else operation
 
 
-def span_kind(operation: str, *, in_process: bool = False) -> SpanKind:
+def span_kind(operation: str, in_process: bool = False) -> SpanKind:
     """CLIENT for what leaves the process, INTERNAL for agents, tools and local models."""
     if in_process or operation not in _CLIENT_OPERATIONS:
         return SpanKind.INTERNAL
@@ -150,18 +150,20 @@ def span_kind(operation: str, *, in_process: bool = False) -> SpanKind:
 
 def call_attributes(fields: Mapping[str, Any]) -> dict[str, Any]:
     """What a model call's span starts with; ``fields`` are a ``Call``'s."""
+    get = fields.get
     attributes: dict[str, Any] = {
         OPERATION_NAME: fields["operation"],
-        PROVIDER_NAME: fields["provider"] or "unknown",
+        PROVIDER_NAME: get("provider") or "unknown",
     }
     for name, attribute in _CALL_FIELDS:
-        value = fields[name]
+        value = get(name)
         if value:
             attributes[attribute] = value
-    if fields["response_format"]:
+    if get("response_format"):
         attributes[OUTPUT_TYPE] = "json"
-    if fields["params"]:
-        _add_parameters(attributes, fields["params"])
+    params = get("params")
+    if params:
+        _add_parameters(attributes, params)
     return attributes
 
 

@@ -23,12 +23,13 @@ if TYPE_CHECKING:
     from .open_call import OpenCall, OpenSpan
 
 __all__ = [
-    "around", "call_in", "inside", "is_inside", "is_silenced", "is_suppressed", "learned",
+    "around", "call_in", "hushed", "inside", "is_inside", "is_silenced", "is_suppressed", "learned",
     "quiet_span", "teach",
 ]  # fmt: skip
 
 #: Type-checked by its readers: the value is util-genai's ``InferenceData``.
 _INFERENCE = "opentelemetry.genai.client.inference.context"
+_EMBEDDING = "opentelemetry.genai.client.embedding.context"
 _OPENLLMETRY = "suppress_language_model_instrumentation"
 #: Silences HTTP spans too: heeded, never set.
 _EVERYTHING = "suppress_instrumentation"
@@ -69,6 +70,22 @@ def around(call: OpenCall, parent: Context) -> Context:
     extra: dict[str, Any] = {_SPAN: call.span, _OPEN: us, _CALL: us, _OPENLLMETRY: True}
     if _UTIL in sys.modules:
         call.learned = extra[_INFERENCE] = sys.modules[_UTIL].InferenceData()
+    return Context(parent, **extra)
+
+
+def _no_call() -> None:
+    return None
+
+
+def hushed(parent: Context) -> Context:
+    """The context inside a call whose span is made later: LLM instrumentations keep quiet."""
+    if parent.get(_OPENLLMETRY) or parent.get(_INFERENCE) is not None:
+        return parent
+    # The keys are ours, though there is no call yet.
+    extra: dict[str, Any] = {_OPENLLMETRY: True, _CALL: _no_call}
+    if _UTIL in sys.modules:
+        extra[_INFERENCE] = sys.modules[_UTIL].InferenceData()
+        extra[_EMBEDDING] = sys.modules[_UTIL].EmbeddingData()
     return Context(parent, **extra)
 
 

@@ -102,6 +102,10 @@ PUBLIC = {
     "slm_adapters.litellm": [
         "CallRecorder", "instrument", "register", "uninstrument", "unregister",
     ],
+    "slm_adapters.routing": [
+        "Answer", "Breaker", "Check", "Confident", "Consistent", "Copied", "RoutedEngine", "Router",
+        "Within",
+    ],
     "slm_adapters.testing": ["ScriptedModel", "captured_calls"],
 }  # fmt: skip
 

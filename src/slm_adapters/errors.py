@@ -5,7 +5,8 @@
     ├── ModelError
     │   ├── ModelNotFoundError (LookupError)   no such model, path or specialist
     │   ├── ModelLoadError     (RuntimeError)  found, but it cannot be loaded here
-    │   └── ChatTemplateError  (ValueError)    the tokenizer cannot render a chat
+    │   ├── ChatTemplateError  (ValueError)    the tokenizer cannot render a chat
+    │   └── NotAskedError                      the router sent the call straight to the fallback
     ├── RequestError           (ValueError)    the caller's arguments cannot be served
     │   ├── EmptyMessagesError
     │   ├── InvalidToolError
@@ -15,6 +16,7 @@
     ├── GenerationError        (RuntimeError)  the model answered, but not usably
     │   ├── EmptyReplyError
     │   ├── InvalidReplyError                  broken tool call or structured output
+    │   ├── RejectedReplyError                 well formed, but a check turned it down
     │   ├── DeadlineExceededError (TimeoutError)
     │   ├── EngineBusyError                    too many calls wait for the model already
     │   └── CancelledGenerationError
@@ -25,6 +27,8 @@ Messages avoid the words that make CrewAI retry a call as if a provider had thro
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 __all__ = [
     "CancelledGenerationError",
@@ -42,6 +46,8 @@ __all__ = [
     "ModelError",
     "ModelLoadError",
     "ModelNotFoundError",
+    "NotAskedError",
+    "RejectedReplyError",
     "RequestError",
     "SLMAdaptersError",
     "StoreError",
@@ -93,6 +99,16 @@ class ChatTemplateError(ModelError, ValueError):
     reason = "chat_template"
 
 
+class NotAskedError(ModelError):
+    """The router did not ask the small model; ``reason`` is its own or the policy's."""
+
+    reason = "not_asked"
+
+    def __init__(self, model: str, reason: str) -> None:
+        super().__init__(f"{model} was not asked ({reason}): the fallback answers.")
+        self.reason = reason
+
+
 class RequestError(SLMAdaptersError, ValueError):
     """The request cannot be served as written."""
 
@@ -142,6 +158,8 @@ class GenerationError(SLMAdaptersError, RuntimeError):
     """The model ran, but its answer cannot be used."""
 
     reason = "generation"
+    #: The engine's ``Completion`` that was turned down, where there is one: it cost tokens.
+    completion: Any = None
 
 
 class EmptyReplyError(GenerationError):
@@ -154,6 +172,19 @@ class InvalidReplyError(GenerationError):
     """A tool call or structured answer does not match what was asked for."""
 
     reason = "invalid_reply"
+
+
+class RejectedReplyError(GenerationError):
+    """A check turned the answer down; ``reason`` is what the check said."""
+
+    reason = "rejected"
+
+    def __init__(self, model: str, reason: str) -> None:
+        super().__init__(
+            f"the answer of {model} did not pass a check ({reason}): give the model a fallback=, "
+            "or loosen the check."
+        )
+        self.reason = reason
 
 
 class DeadlineExceededError(GenerationError, TimeoutError):

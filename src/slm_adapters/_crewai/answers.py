@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from ..calls import Message, Reply
-from ..engine.engine import Completion
 from ..errors import InvalidReplyError
 
-__all__ = ["Asked", "Executed", "cut", "validated"]
+__all__ = ["Asked", "Executed", "validated"]
 
 
 @dataclass
@@ -50,16 +48,3 @@ def validated(model: type[BaseModel], text: str) -> BaseModel:
             f"the model's answer does not validate as {model.__name__} "
             f"({error.error_count()} problems): give the model a fallback= or simplify the model."
         ) from error
-
-
-def cut(completion: Completion, stop: Sequence[str]) -> Completion:
-    """The completion without anything from the first stop word on."""
-    message = completion.reply.message
-    if message.tool_calls or not message.text:
-        return completion
-    found = [at for at in (message.text.find(word) for word in stop if word) if at >= 0]
-    if not found:
-        return completion
-    kept = Message("assistant", message.text[: min(found)].rstrip())
-    reply = Reply(kept, completion.reply.finish_reason)
-    return dataclasses.replace(completion, reply=reply)

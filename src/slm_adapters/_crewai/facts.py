@@ -11,7 +11,7 @@ from typing import Any
 
 from ..calls import Reply, Usage
 
-__all__ = ["CallFacts", "facts_for", "keep", "sharing_facts"]
+__all__ = ["CallFacts", "facts_for", "keep", "run_id", "sharing_facts"]
 
 
 @dataclass
@@ -53,6 +53,17 @@ def keep(call_id: str, facts: CallFacts) -> None:
     _kept[call_id] = facts
     while len(_kept) > _KEPT_LIMIT:
         _kept.popitem(last=False)
+
+
+def run_id() -> str | None:
+    """CrewAI's id of the kickoff around this call, if there is one."""
+    try:
+        from crewai.execution import get_execution_uuid
+    except ImportError:
+        # Older CrewAI has none.
+        return None
+    found: str | None = get_execution_uuid()
+    return found
 
 
 @contextmanager

@@ -20,11 +20,12 @@ from pydantic import Field, PrivateAttr, field_serializer
 from ..calls import Message, Tool
 from ..engine.engine import ChatEngine, ChatRequest, Completion
 from ..errors import ModelError, SLMAdaptersError
+from ..routing.router import Router
 from ..telemetry.harmless import shielded
 from . import convert, patches
 from .answers import Asked
 from .counting import CountingLLM
-from .options import ask_async, check_fallback, check_options, crewai_llm
+from .options import ask_async, check_fallback, check_options, check_router, crewai_llm, unretried
 from .turn import Turn
 
 __all__ = ["SLM"]
@@ -36,8 +37,9 @@ class SLM(CountingLLM):
     ``model``: a Hugging Face id or local path, ``"bundled"``, or an engine. ``fallback``: the LLM
     that answers what the small one cannot (a CrewAI LLM, or a model name for ``crewai.LLM``);
     ``fallback_count`` and ``fallback_reasons`` tell how often. Without one, the typed error of
-    ``slm_adapters.errors`` surfaces. Weights are loaded on the first call and shared by every
-    SLM of the same model. ``timeout``: seconds per call.
+    ``slm_adapters.errors`` surfaces. ``router``: which answers count (``slm_adapters.routing``).
+    Weights are loaded on the first call and shared by every SLM of the same model. ``timeout``:
+    seconds per call.
 
         Agent(role="Triage", ..., llm=SLM("Qwen/Qwen3-1.7B", fallback="gpt-4.1-mini"))
     """
@@ -53,6 +55,8 @@ class SLM(CountingLLM):
     timeout: float | None = None
     top_k: int | None = None
     fallback: Any = Field(default=None, repr=False)
+    #: Shared by copies: what one learns of the model holds for all.
+    router: Any = Field(default_factory=Router, repr=False, exclude=True)
 
     _engine: ChatEngine | None = PrivateAttr(default=None)
     _fallback_llm: BaseLLM | None = PrivateAttr(default=None)
@@ -62,6 +66,7 @@ class SLM(CountingLLM):
         model: str | PathLike[str] | ChatEngine,
         *,
         fallback: BaseLLM | str | None = None,
+        router: Router | None = None,
         quantization: str = "auto",
         temperature: float | None = 0,
         max_tokens: int | None = None,
@@ -76,9 +81,11 @@ class SLM(CountingLLM):
     ) -> None:
         check_options(type(self), options)
         check_fallback(fallback)
+        check_router(router)
         super().__init__(
             model=model.name if isinstance(model, ChatEngine) else fspath(model),
             fallback=fallback,
+            router=router or Router(),
             quantization=quantization,
             temperature=temperature,
             max_tokens=max_tokens,
@@ -166,6 +173,7 @@ class SLM(CountingLLM):
 
     # Calls
 
+    @unretried
     def call(
         self,
         messages: Any,
@@ -185,12 +193,16 @@ class SLM(CountingLLM):
         )
         turn = Turn(self, asked)
         with turn.recorded():
+            gave_way = False
             try:
                 turn.prepare()
                 value = turn.accept(self._complete(turn))
             except SLMAdaptersError as error:
-                if not turn.falls_back(error):
+                gave_way = turn.falls_back(error)
+                if not gave_way:
                     raise
+            if gave_way:
+                # Out of the handler: an error of the fallback is its own, not one during ours.
                 with turn.asking_fallback() as fallback:
                     value = fallback.call(**asked.arguments())
             if turn.to_execute is None:
@@ -202,11 +214,11 @@ class SLM(CountingLLM):
         return turn.after_hooks(value)
 
     def _complete(self, turn: Turn) -> Completion:
-        cancel = threading.Event()
+        cancel, engine = threading.Event(), turn.routed(self.engine)
         try:
             if not turn.streams:
-                return self.engine.complete(turn.request, cancel)
-            for event in self.engine.stream(turn.request, cancel):
+                return engine.complete(turn.request, cancel)
+            for event in engine.stream(turn.request, cancel):
                 if isinstance(event, Completion):
                     return event
                 turn.show(event)
@@ -215,6 +227,7 @@ class SLM(CountingLLM):
             raise
         raise AssertionError("an engine's last event is its Completion")
 
+    @unretried
     async def acall(
         self,
         messages: Any,
@@ -231,12 +244,15 @@ class SLM(CountingLLM):
         )
         turn = Turn(self, asked)
         with turn.recorded():
+            gave_way = False
             try:
                 turn.prepare()
                 value = turn.accept(await self._acomplete(turn))
             except SLMAdaptersError as error:
-                if not turn.falls_back(error):
+                gave_way = turn.falls_back(error)
+                if not gave_way:
                     raise
+            if gave_way:
                 with turn.asking_fallback() as fallback:
                     value = await ask_async(fallback, asked.arguments())
             if turn.to_execute is None:
@@ -250,7 +266,7 @@ class SLM(CountingLLM):
         return turn.after_hooks(value)
 
     async def _acomplete(self, turn: Turn) -> Completion:
-        engine: ChatEngine = await asyncio.to_thread(lambda: self.engine)
+        engine = turn.routed(await asyncio.to_thread(lambda: self.engine))
         if not turn.streams:
             return await engine.acomplete(turn.request)
         async with aclosing(cast("AsyncGenerator[Any]", engine.astream(turn.request))) as events:

@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from crewai.llms.base_llm import BaseLLM
 
 from ..errors import InvalidFallbackError
+from ..routing.router import Router
 
-__all__ = ["ask_async", "check_fallback", "check_options", "crewai_llm"]
+__all__ = [
+    "ask_async",
+    "check_fallback",
+    "check_options",
+    "check_router",
+    "crewai_llm",
+    "unretried",
+]
+
+T = TypeVar("T", bound=Callable[..., Any])
 
 #: Fields of BaseLLM that a local model has no use for.
 _UNSUPPORTED = ("n", "frequency_penalty", "presence_penalty", "api_key", "base_url")
@@ -22,7 +33,7 @@ def check_options(kind: type[BaseLLM], options: dict[str, Any]) -> None:
         raise TypeError(
             f"SLM() does not take {', '.join(sorted(unknown))}: a local model takes temperature, "
             "top_p, top_k, seed, max_tokens, stop, timeout, quantization, device, dtype, "
-            "revision, context_window and fallback."
+            "revision, context_window, fallback and router."
         )
 
 
@@ -34,6 +45,23 @@ def check_fallback(fallback: Any) -> None:
         f"fallback={fallback!r:.80} is no CrewAI LLM: pass crewai.LLM(...), another SLM, or a "
         'model name such as "gpt-4.1-mini".'
     )
+
+
+def check_router(router: Any) -> None:
+    if router is not None and not isinstance(router, Router):
+        raise TypeError(
+            f"router={router!r:.60} is no Router: pass slm_adapters.routing.Router(*checks)."
+        )
+
+
+def unretried(method: T) -> T:
+    """Keep CrewAI's retry of throttled calls off ``method``.
+
+    It repeats the whole call, and the tools that ran in it; a tool's own error may well speak of a
+    rate limit. The fallback is an LLM with that retry of its own, as it would have without us.
+    """
+    method._crewai_rate_limit_wrapped = True  # type: ignore[attr-defined]
+    return method
 
 
 def crewai_llm(fallback: Any) -> BaseLLM:

@@ -19,17 +19,18 @@ from crewai.hooks.dispatch import HookAborted
 from crewai.llms.base_llm import LLMCallBlockedError, llm_call_context
 from pydantic import BaseModel
 
-from ..calls import Message, Reply, ToolCall
-from ..engine.engine import ChatRequest, Chunk, Completion
-from ..errors import EmptyReplyError, UnsupportedContentError
+from ..calls import Message, Reply, ToolCall, current_scope
+from ..engine.engine import ChatEngine, ChatRequest, Chunk, Completion
+from ..errors import UnsupportedContentError
 from ..routing.fallback import reason_of, should_fall_back
+from ..routing.routed import RoutedEngine
 from ..routing.span_facts import span_facts
-from ..routing.verify import check, check_tools
+from ..routing.verify import check_tools
 from ..telemetry import semconv
 from ..telemetry.recorder import OpenCall, as_current_call, default_recorder
 from . import bus, convert, listening
-from .answers import Asked, Executed, cut, validated
-from .facts import CallFacts, keep, sharing_facts
+from .answers import Asked, Executed, validated
+from .facts import CallFacts, keep, run_id, sharing_facts
 from .spans import is_failure
 
 if TYPE_CHECKING:
@@ -148,6 +149,16 @@ class Turn:
                 "input_files, or give the model a fallback=."
             )
 
+    def routed(self, engine: ChatEngine) -> RoutedEngine:
+        """The engine under this model's router, for this agent and run."""
+        llm = self.llm
+        return RoutedEngine(engine, llm.router, gives_way=llm.fallback is not None, **self._whose())
+
+    def _whose(self) -> dict[str, str | None]:
+        scope = current_scope()
+        role = scope.role or getattr(self.asked.from_agent, "role", None)
+        return {"role": role, "run": scope.run_id or run_id()}
+
     def show(self, chunk: Chunk) -> None:
         """Emit one piece of a streamed answer."""
         call = chunk.tool_call
@@ -169,20 +180,15 @@ class Turn:
 
         Counts it and puts it on the span; raises ``GenerationError`` if it is not usable.
         """
-        self.llm.count_usage(completion.usage)
-        self.facts.attributes.update(span_facts(completion))
-        completion = cut(completion, self.llm.stop_sequences)
-        message = completion.reply.message
-        if not message.tool_calls and not message.text.strip():
-            raise EmptyReplyError(
-                f"{completion.model} answered without text or tool call: raise max_tokens, "
-                "or give the model a fallback=."
-            )
-        check(self.request, completion)
-        value = self._value_of(message)
+        self._count(completion)
+        value = self._value_of(completion.reply.message)
         self.facts.reply, self.facts.usage = completion.reply, completion.usage
         self.facts.response_model = completion.model
         return value
+
+    def _count(self, completion: Completion) -> None:
+        self.llm.count_usage(completion.usage)
+        self.facts.attributes.update(span_facts(completion))
 
     def _value_of(self, message: Message) -> Any:
         if message.tool_calls:
@@ -239,11 +245,16 @@ class Turn:
     def falls_back(self, error: Exception) -> bool:
         """Whether the fallback answers after ``error``; counts it and says so on the span."""
         llm = self.llm
+        completion = getattr(error, "completion", None)
+        if completion is not None:
+            # Turned down, and paid for all the same.
+            self._count(completion)
         if llm.fallback is None or self.shown or not should_fall_back(error):
             return False
         if reason_of(error) == "deadline" and llm.agent_is_out_of_time(self.request):
             return False
         llm._fallbacks.add(error)
+        llm.router.gave_way(**self._whose())
         fallback = llm.fallback_llm()
         self.facts.reply = self.facts.usage = None
         self.facts.attributes.update(

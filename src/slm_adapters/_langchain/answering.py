@@ -12,11 +12,13 @@ from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import BaseMessage
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from langchain_core.runnables import Runnable
+from pydantic import ConfigDict, Field
 
 from ..engine.engine import ChatEngine, ChatRequest, Completion
-from ..errors import EmptyReplyError, InvalidReplyError, SLMAdaptersError
+from ..errors import EmptyReplyError, InvalidReplyError, RejectedReplyError, SLMAdaptersError
 from ..routing.fallback import Fallbacks, should_fall_back
-from ..routing.verify import check
+from ..routing.routed import RoutedEngine
+from ..routing.router import Router
 from . import convert
 from .errors import as_langchain_error
 from .fallback import fallback_for, fallback_name
@@ -24,11 +26,17 @@ from .turn import Turn
 
 __all__ = ["AnsweringModel"]
 
+_TRY_AGAIN = (EmptyReplyError, InvalidReplyError, RejectedReplyError)
+
 
 class AnsweringModel(BaseChatModel):
     """A chat model over a ``ChatEngine``; subclasses say which engine, request and fallback."""
 
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+
     fallback: Any = None
+    #: Which answers count; shared by copies.
+    router: Router = Field(default_factory=Router, repr=False)
     #: Further tries after an unusable answer; a greedy model would only repeat itself.
     max_retries: int = 2
 
@@ -68,7 +76,8 @@ class AnsweringModel(BaseChatModel):
         turn = self._turn(messages, run_manager, kwargs)
         try:
             with turn.current():
-                completion = self._answer(self._request(messages, stop, kwargs), kwargs)
+                engine = self._routed(turn, kwargs)
+                completion = self._answer(engine, self._request(messages, stop, kwargs))
             turn.finish(completion)
             return convert.chat_result(convert.ai_message(completion))
         except SLMAdaptersError as error:
@@ -91,7 +100,8 @@ class AnsweringModel(BaseChatModel):
         turn = self._turn(messages, run_manager, kwargs)
         try:
             with turn.current():
-                completion = await self._aanswer(self._request(messages, stop, kwargs), kwargs)
+                engine = self._routed(turn, kwargs)
+                completion = await self._aanswer(engine, self._request(messages, stop, kwargs))
             turn.finish(completion)
             return convert.chat_result(convert.ai_message(completion))
         except SLMAdaptersError as error:
@@ -115,8 +125,8 @@ class AnsweringModel(BaseChatModel):
         shown, cancel = False, threading.Event()
         try:
             request = self._request(messages, stop, kwargs)
-            for event in turn.steps(self._engine(kwargs).stream(request, cancel)):
-                for piece in _pieces(turn, request, event):
+            for event in turn.steps(self._routed(turn, kwargs).stream(request, cancel)):
+                for piece in _pieces(turn, event):
                     shown = True
                     yield piece
             return
@@ -146,8 +156,8 @@ class AnsweringModel(BaseChatModel):
         shown = False
         try:
             request = self._request(messages, stop, kwargs)
-            async for event in turn.asteps(self._engine(kwargs).astream(request)):
-                for piece in _pieces(turn, request, event):
+            async for event in turn.asteps(self._routed(turn, kwargs).astream(request)):
+                for piece in _pieces(turn, event):
                     shown = True
                     yield piece
             return
@@ -164,23 +174,26 @@ class AnsweringModel(BaseChatModel):
                 yield ChatGenerationChunk(message=convert.marked(chunk, reason))
         turn.finish_with_fallback(whole)
 
-    def _answer(self, request: ChatRequest, kwargs: Mapping[str, Any]) -> Completion:
-        engine = self._engine(kwargs)
-        for _ in range(self._tries(request) - 1):
-            try:
-                return _usable(request, engine.complete(request))
-            except (EmptyReplyError, InvalidReplyError):
-                continue
-        return _usable(request, engine.complete(request))
+    def _routed(self, turn: Turn, kwargs: Mapping[str, Any]) -> RoutedEngine:
+        """The engine under this model's router, for the role and run the turn belongs to."""
+        engine, gives_way = self._engine(kwargs), self.fallback is not None
+        return RoutedEngine(engine, self.router, gives_way=gives_way, role=turn.role, run=turn.run)
 
-    async def _aanswer(self, request: ChatRequest, kwargs: Mapping[str, Any]) -> Completion:
-        engine = self._engine(kwargs)
+    def _answer(self, engine: RoutedEngine, request: ChatRequest) -> Completion:
         for _ in range(self._tries(request) - 1):
             try:
-                return _usable(request, await engine.acomplete(request))
-            except (EmptyReplyError, InvalidReplyError):
+                return engine.complete(request)
+            except _TRY_AGAIN:
                 continue
-        return _usable(request, await engine.acomplete(request))
+        return engine.complete(request)
+
+    async def _aanswer(self, engine: RoutedEngine, request: ChatRequest) -> Completion:
+        for _ in range(self._tries(request) - 1):
+            try:
+                return await engine.acomplete(request)
+            except _TRY_AGAIN:
+                continue
+        return await engine.acomplete(request)
 
     def _tries(self, request: ChatRequest) -> int:
         sampling = request.temperature > 0 and request.seed is None
@@ -196,25 +209,14 @@ class AnsweringModel(BaseChatModel):
             turn.fail(raised)
             raise raised
         reason = self.fallbacks.add(error)
+        self.router.gave_way(turn.role, turn.run)
         turn.falls_back(reason, fallback_name(self.fallback))
         return reason
 
 
-def _usable(request: ChatRequest, completion: Completion) -> Completion:
-    message = completion.reply.message
-    if not message.text.strip() and not message.tool_calls:
-        raise EmptyReplyError(
-            f"{completion.model} answered with nothing: raise max_tokens, or give the model a "
-            "fallback=."
-        )
-    check(request, completion)
-    return completion
-
-
-def _pieces(turn: Turn, request: ChatRequest, event: Any) -> Iterator[ChatGenerationChunk]:
-    """What a stream shows of one event. Tool calls wait for the end: they are checked first."""
+def _pieces(turn: Turn, event: Any) -> Iterator[ChatGenerationChunk]:
+    """What a stream shows of one event; tool calls come whole, with the last chunks."""
     if isinstance(event, Completion):
-        _usable(request, event)
         turn.finish(event)
         for chunk in convert.last_chunks(event):
             yield ChatGenerationChunk(message=chunk)

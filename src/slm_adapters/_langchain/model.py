@@ -42,7 +42,8 @@ class ChatSLM(AnsweringModel):
 
     Weights are loaded once per process, on the first call. With ``fallback=`` the calls this
     model cannot serve go to that LLM, with the reason on the span; without, they raise a typed
-    error (``slm_adapters.errors``)::
+    error (``slm_adapters.errors``). ``router=`` says which answers count
+    (``slm_adapters.routing``)::
 
         agent = create_agent(ChatSLM("bundled", fallback=ChatOpenAI(model="gpt-4.1")), tools)
     """
@@ -116,7 +117,8 @@ class ChatSLM(AnsweringModel):
     def _identifying_params(self) -> dict[str, Any]:
         fields = {name: getattr(self, name) for name in (*_LOAD_FIELDS, *_REQUEST_FIELDS)}
         fallback = fallback_name(self.fallback) if self.fallback is not None else None
-        return {"model": self.model_name, "fallback": fallback, **fields}
+        router = repr(self.router)
+        return {"model": self.model_name, "fallback": fallback, "router": router, **fields}
 
     @classmethod
     def get_lc_namespace(cls) -> list[str]:

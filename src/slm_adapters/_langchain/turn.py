@@ -12,6 +12,7 @@ from langchain_core.callbacks.base import Callbacks
 from langchain_core.messages import AIMessage
 from langchain_core.outputs import ChatGeneration, LLMResult
 
+from ..calls import current_scope
 from ..engine.engine import Completion
 from ..routing.span_facts import span_facts
 from ..telemetry import semconv
@@ -29,6 +30,24 @@ class Turn:
 
     def __init__(self, calls: list[OpenCall], *, ours: bool, manager: Any) -> None:
         self.calls, self.ours, self._manager = calls, ours, manager
+
+    @property
+    def role(self) -> str | None:
+        """Whose answer it is, as the program or the recorder knows."""
+        return current_scope().role or self._field("role")
+
+    @property
+    def run(self) -> str | None:
+        """The run it belongs to: ``run(...)``, the recorder's, or LangGraph's thread."""
+        named = current_scope().run_id or self._field("run_id")
+        if named is None and self._manager is not None:
+            thread = (self._manager.metadata or {}).get("thread_id")
+            named = None if thread is None else str(thread)
+        return named
+
+    def _field(self, name: str) -> str | None:
+        value = self.calls[0].fields.get(name) if self.calls else None
+        return value if isinstance(value, str) else None
 
     def current(self) -> contextlib.AbstractContextManager[None]:
         """Make the span current, so that what happens inside nests under it."""

@@ -27,6 +27,7 @@ class ChatRequest:
     ``max_tokens=None``: as many as fit, at most the engine's default. ``temperature=0``: greedy.
     ``tool_choice``: auto, none, required or a tool's name. ``response_format``: OpenAI's
     ``{"type": "json_schema", "json_schema": {"schema": ...}}``. ``timeout``: seconds.
+    ``logprobs``: put the tokens' probability (``slm_adapters.confidence``) on the completion.
     """
 
     messages: tuple[Message, ...]
@@ -40,6 +41,7 @@ class ChatRequest:
     seed: int | None = None
     stop: tuple[str, ...] = ()
     timeout: float | None = None
+    logprobs: bool = False
 
     def __post_init__(self) -> None:
         if not self.messages:

@@ -1,24 +1,58 @@
-"""Is the answer what was asked for? Checks that need no second model.
+"""Is the answer what was asked for? Its form: stop words, tools, schemas.
 
-``check`` runs after a completion and ``check_tools`` before a request; both only raise.
+``usable`` runs after a completion and ``check_tools`` before a request.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
-from ..calls import Tool, ToolCall
+from ..calls import Message, Reply, Tool, ToolCall
 from ..engine.engine import ChatRequest, Completion
 from ..engine.tool_formats import find_marker
-from ..errors import InvalidReplyError, InvalidToolError
+from ..errors import EmptyReplyError, GenerationError, InvalidReplyError, InvalidToolError
 
-__all__ = ["check", "check_tools"]
+__all__ = ["check", "check_tools", "usable"]
 
 #: Quoted in messages; longer problems are cut, an answer may be long and private.
 _LONGEST_QUOTE = 120
+
+
+def usable(request: ChatRequest, completion: Completion) -> Completion:
+    """The completion up to the first stop word, if it is what was asked for.
+
+    Raises ``EmptyReplyError`` or ``InvalidReplyError``, with the completion on the error.
+    """
+    completion = _cut(completion, request.stop)
+    message = completion.reply.message
+    try:
+        if not message.text.strip() and not message.tool_calls:
+            raise EmptyReplyError(
+                f"{completion.model} answered without text or tool call: raise max_tokens, "
+                "or give the model a fallback=."
+            )
+        check(request, completion)
+    except GenerationError as error:
+        error.completion = completion
+        raise
+    return completion
+
+
+def _cut(completion: Completion, stop: Sequence[str]) -> Completion:
+    """Engines end at a stop word themselves; a prompt's invented observation must never pass."""
+    message = completion.reply.message
+    if message.tool_calls or not message.text:
+        return completion
+    found = [at for at in (message.text.find(word) for word in stop if word) if at >= 0]
+    if not found:
+        return completion
+    kept = Message("assistant", message.text[: min(found)].rstrip())
+    reply = Reply(kept, completion.reply.finish_reason)
+    return dataclasses.replace(completion, reply=reply)
 
 
 def check(request: ChatRequest, completion: Completion) -> None:

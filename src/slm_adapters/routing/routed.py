@@ -80,16 +80,18 @@ class RoutedEngine(ChatEngine):
         self, request: ChatRequest, cancel: threading.Event | None = None
     ) -> Iterator[Chunk | Completion]:
         """Chunks that may be shown, then the accepted ``Completion``."""
-        with self._attempt(request) as attempt:
-            with closing(_each(self.engine.stream(attempt.request, cancel))) as events:
-                for event in events:
-                    if isinstance(event, Completion):
-                        completion = attempt.first(event)
-                        completion = attempt.accepted(completion, self._draw(attempt, cancel))
-                        yield from attempt.held
-                        yield completion
-                    elif attempt.may_show(event):
-                        yield event
+        with (
+            self._attempt(request) as attempt,
+            closing(_each(self.engine.stream(attempt.request, cancel))) as events,
+        ):
+            for event in events:
+                if isinstance(event, Completion):
+                    completion = attempt.first(event)
+                    completion = attempt.accepted(completion, self._draw(attempt, cancel))
+                    yield from attempt.held
+                    yield completion
+                elif attempt.may_show(event):
+                    yield event
 
     async def astream(self, request: ChatRequest) -> AsyncIterator[Chunk | Completion]:
         """The same for asynchronous callers."""

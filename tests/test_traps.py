@@ -20,12 +20,14 @@ from pathlib import Path
 
 import litellm
 import pytest
+from conftest import InMemoryLogRecordExporter
 from langchain.agents import create_agent
 from langchain_core.messages import AIMessage, AIMessageChunk
 from langchain_core.outputs import ChatGenerationChunk
 from langchain_models import HostedChat
+from langgraph.graph import START, MessagesState, StateGraph
 from opentelemetry.sdk._logs import LoggerProvider
-from opentelemetry.sdk._logs.export import InMemoryLogRecordExporter, SimpleLogRecordProcessor
+from opentelemetry.sdk._logs.export import SimpleLogRecordProcessor
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import TracerProvider
@@ -278,6 +280,7 @@ def test_t33_a_forked_child_and_a_second_import_record_as_before() -> None:
     printed = fresh("""
 import importlib, os
 from langchain_models import HostedChat
+from langgraph.graph import START, MessagesState, StateGraph
 import slm_adapters.langchain as ours
 calls = []
 ours.instrument(hooks=[calls.append])
@@ -326,14 +329,41 @@ for name in ("crewai", "langchain_core", "litellm"):
 def test_t39_usage_is_a_calls_own_never_a_lifetime_counter(spans) -> None:
     """Peers write a model object's running total on the second run's agent span."""
     recorder = CallRecorder(tracer_provider=spans.provider)
-    agent = create_agent(HostedChat(), [], name="desk")
+    asking = AIMessage("", tool_calls=[{"name": "look_up", "args": {"q": "x"}, "id": "c1"}])
+
+    def look_up(q: str) -> str:
+        """Look something up."""
+        return "found"
+
+    agent = create_agent(HostedChat(replies=[asking, "done"]), [look_up], name="desk")
     for _ in range(2):
         agent.invoke({"messages": [("user", "q")]}, {"callbacks": [recorder]})
     chats = [s.attributes["gen_ai.usage.input_tokens"] for s in spans.named("chat")]
     agents = spans.named("invoke_agent")
-    assert chats == [11, 11]
-    assert len(agents) == 2
-    assert all(a.attributes.get("gen_ai.usage.input_tokens") in (None, 11) for a in agents)
+    assert chats == [11, 11, 11, 11]
+    for way, count in (("input", 22), ("output", 6)):
+        assert [a.attributes[f"gen_ai.usage.{way}_tokens"] for a in agents] == [count, count]
+
+
+def test_t39_a_graph_s_usage_is_the_sum_of_parallel_nodes_or_absent(spans) -> None:
+    """A workflow's sum is exact across threads, and left off when one call has no count."""
+
+    class Uncounted(HostedChat):
+        def _next(self):
+            return super()._next().model_copy(update={"usage_metadata": None})
+
+    def graph(*models):
+        built = StateGraph(MessagesState)
+        for number, model in enumerate(models):
+            built.add_node(f"n{number}", lambda s, m=model: {"messages": m.invoke("q")})
+            built.add_edge(START, f"n{number}")
+        return built.compile(name="fan")
+
+    recorder = CallRecorder(tracer_provider=spans.provider)
+    for last in (HostedChat(), Uncounted()):
+        graph(HostedChat(), HostedChat(), last).invoke({"messages": []}, {"callbacks": [recorder]})
+    sums = [s.attributes.get("slm_adapters.usage.input_tokens") for s in spans.named("invoke_wo")]
+    assert sums == [33, None]
 
 
 def test_t40_no_signal_handler_and_no_thread_that_keeps_a_program_alive() -> None:
@@ -343,6 +373,7 @@ import signal, threading
 before = {s: signal.getsignal(s) for s in signal.valid_signals()}
 import litellm
 from langchain_models import HostedChat
+from langgraph.graph import START, MessagesState, StateGraph
 import slm_adapters.langchain, slm_adapters.litellm
 imported = {s: signal.getsignal(s) for s in signal.valid_signals()}
 slm_adapters.langchain.instrument()

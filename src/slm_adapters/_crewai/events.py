@@ -12,9 +12,10 @@ from opentelemetry.context import Context
 from ..telemetry import semconv
 from ..telemetry.harmless import harmless
 from ..telemetry.recorder import OpenCall, OpenSpan, Recorder, current_call, set_current_call
+from ..telemetry.spending import Spent
 from . import bus, convert, guards, spans, steps
 from .bus import Moment
-from .scopes import AGENTS, Scope, Scopes, Spent
+from .scopes import AGENTS, Scope, Scopes
 from .starts import Start
 from .tables import CHUNK, FAILED, HUMAN, STARTS
 

@@ -16,10 +16,11 @@ from opentelemetry.context import Context
 
 from ..calls import ToolCall, Usage
 from ..telemetry.recorder import OpenCall, OpenSpan
+from ..telemetry.spending import Spent
 from . import guards
 from .tables import ENDS
 
-__all__ = ["AGENTS", "LIVE_LIMIT", "Scope", "Scopes", "Spent"]
+__all__ = ["AGENTS", "LIVE_LIMIT", "Scope", "Scopes"]
 
 #: Events that start an agent.
 AGENTS = ("agent_execution_started", "lite_agent_execution_started")
@@ -27,25 +28,6 @@ AGENTS = ("agent_execution_started", "lite_agent_execution_started")
 #: Open scopes kept at most; the oldest is ended when there are more.
 LIVE_LIMIT = 10_000
 _EARLY_LIMIT = 1_000
-
-
-class Spent:
-    """Tokens of the calls inside a scope; not ``exact`` when one of them had no counts."""
-
-    __slots__ = ("calls", "exact", "input", "output", "tools")
-
-    def __init__(self) -> None:
-        self.input = self.output = 0
-        #: What an agent did itself, without the agents it delegated to.
-        self.calls = self.tools = 0
-        self.exact = True
-
-    def add(self, usage: Usage | None) -> None:
-        if usage is None:
-            self.exact = False
-        else:
-            self.input += usage.input_tokens
-            self.output += usage.output_tokens
 
 
 class Scope:

@@ -15,14 +15,14 @@ from opentelemetry.context import Context
 from opentelemetry.metrics import MeterProvider
 from opentelemetry.trace import TracerProvider
 
-from ..calls import Message
+from ..calls import Message, Usage
 from ..store.opening import StoreLike, open_store
 from ..telemetry import semconv
 from ..telemetry.content import Redact
 from ..telemetry.harmless import harmless, note_failure
 from ..telemetry.recorder import CallHook, CompletionHook, OpenCall, Recorder
 from ..telemetry.spending import Prices
-from . import convert, nesting, pending
+from . import convert, nesting, pending, spent
 from .convert import LOCAL_PROVIDER
 from .endings import end_lost, end_with, gives_up, is_closed
 from .runs import Run, Runs
@@ -214,15 +214,18 @@ class CallRecorder(BaseCallbackHandler):
         try:
             run = self._runs.end(run_id)
             if run is not None and isinstance(call := run.span, OpenCall):
-                self._finish(call, response)
+                usage = self._finish(call, response)
+                if run.parent is not None:
+                    spent.called(run, usage)
         except Exception as error:
             note_failure("LangChain's on_llm_end", error)
 
-    def _finish(self, call: OpenCall, response: LLMResult) -> None:
+    def _finish(self, call: OpenCall, response: LLMResult) -> Usage | None:
+        """End the call; return what it counts for the graphs around it."""
         wanted = self.recorder.wants_content
         if not (wanted or call.span.is_recording() or self.recorder.metrics.enabled):
             call.finish()  # nobody reads any of it
-            return
+            return None
         replies = (convert.replies_from if wanted else convert.bare_replies_from)(response)
         usage = convert.usage_from(response)
         if semconv.FALLBACK_REASON in call.attributes:
@@ -232,6 +235,8 @@ class CallRecorder(BaseCallbackHandler):
             usage = dataclasses.replace(usage, source="tokenizer")
         model, response_id = convert.response_facts(response)
         call.finish(replies, usage, response_model=model, response_id=response_id)
+        # A fallback's call, inside this one, has counted for itself.
+        return Usage(0, 0) if semconv.FALLBACK_REASON in call.attributes else usage
 
     @harmless("LangChain's on_llm_error")
     def on_llm_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
@@ -240,8 +245,11 @@ class CallRecorder(BaseCallbackHandler):
             return
         if is_closed(run, error):
             partial = kwargs.get("response")
-            call.abandon(convert.usage_from(partial) if partial is not None else None)
+            usage = convert.usage_from(partial) if partial is not None else None
+            spent.called(run, usage)
+            call.abandon(usage)
         else:
+            spent.called(run, Usage(0, 0))  # as everywhere, a failed call counts nothing
             call.fail(error)
 
     # Chains and graphs: only graphs make spans, seen by the first node that starts inside them

@@ -15,6 +15,7 @@ from ..telemetry import suppression
 from ..telemetry.current import get_context
 from ..telemetry.lifetimes import Lifetimes
 from ..telemetry.recorder import OpenSpan
+from ..telemetry.spending import Spent
 from .nesting import Guard
 
 __all__ = ["Run", "Runs"]
@@ -33,7 +34,7 @@ class Run:
     __slots__ = (
         "__weakref__", "chunks_done",
         "chunks_from", "context", "guard", "key", "leader", "metadata", "name", "owner", "parent",
-        "root_id", "span", "started_ns", "table",
+        "root_id", "span", "spent", "started_ns", "table",
     )  # fmt: skip
 
     def __init__(
@@ -42,6 +43,8 @@ class Run:
         self.table = table
         self.parent, self.name, self.metadata = parent, name, metadata
         self.span: OpenSpan | None = None
+        #: A graph's sums of what runs inside it.
+        self.spent: Spent | None = None
         self.started_ns = time.time_ns()
         self.owner: object | None = None
         #: Where the outermost run began; inner ones inherit from it.

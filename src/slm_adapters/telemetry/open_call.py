@@ -323,7 +323,7 @@ class OpenCall(OpenSpan):
             if None not in reasons:
                 attributes[semconv.RESPONSE_FINISH_REASONS] = reasons
         if usage is not None:
-            semconv.add_usage(attributes, usage)
+            semconv.add_usage(attributes, usage, self.recorder.profile)
         if self.first_chunk_ns is not None and fields.get("streamed"):
             waited = (self.first_chunk_ns - self.started_ns) / 1e9
             attributes[semconv.RESPONSE_TIME_TO_FIRST_CHUNK] = waited

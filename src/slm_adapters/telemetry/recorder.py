@@ -84,7 +84,8 @@ class Recorder:
         mode = content.capture_mode()
         self.content_on_spans = mode.on_spans
         self.events = Events(logger_provider) if mode.on_events else None
-        self.metrics = Metrics(meter_provider)
+        self.profile = semconv.profile()
+        self.metrics = Metrics(meter_provider, self.profile)
         tracer = trace.get_tracer("slm_adapters", _version(), tracer_provider=tracer_provider)
         self._start_span = tracer.start_span
 
@@ -136,6 +137,10 @@ class Recorder:
             parent = beside.context if beside is not None else parent
             span = suppression.quiet_span(parent)
             return OpenCall(self, span, parent, record, messages, tools, attributes, scope, True)
+        if self.profile.agents_have_provider and fields.get("provider"):
+            agent = suppression.innermost(parent)
+            if agent is not None and agent.operation == semconv.INVOKE_AGENT:
+                agent.attributes.setdefault(semconv.PROVIDER_NAME, fields["provider"])
         if self.hooks:
             attributes[semconv.CALL_ID] = fields["call_id"] = new_call_id()
         if messages and self.content_on_spans and operation != semconv.EMBEDDINGS:
@@ -179,6 +184,9 @@ class Recorder:
             span = suppression.quiet_span(context)
             return OpenSpan(self, span, context, operation, attributes, started, quiet=True)
         present = {key: value for key, value in attributes.items() if value is not None}
+        if operation == semconv.INVOKE_AGENT and self.profile.agents_have_provider:
+            # Required; which model an agent has shows at its first call, if not before.
+            present.setdefault(semconv.PROVIDER_NAME, "unknown")
         span = self._start_span(name, parent, kind, present, start_time=started)
         opened = OpenSpan(self, span, parent, operation, attributes, started)
         opened.context = suppression.inside(opened, parent)

@@ -51,6 +51,7 @@ USAGE_INPUT_TOKENS = "gen_ai.usage.input_tokens"
 USAGE_OUTPUT_TOKENS = "gen_ai.usage.output_tokens"
 USAGE_CACHE_READ_TOKENS = "gen_ai.usage.cache_read.input_tokens"
 USAGE_CACHE_WRITE_TOKENS = "gen_ai.usage.cache_write.input_tokens"
+USAGE_CACHE_CREATION_TOKENS = "gen_ai.usage.cache_creation.input_tokens"
 USAGE_REASONING_TOKENS = "gen_ai.usage.reasoning.output_tokens"
 
 # Content, opt-in
@@ -192,14 +193,14 @@ def _add_parameters(attributes: dict[str, Any], params: Mapping[str, Any]) -> No
         attributes["gen_ai.request.choice.count"] = count
 
 
-def add_usage(attributes: dict[str, Any], usage: Usage) -> None:
+def add_usage(attributes: dict[str, Any], usage: Usage, used: Profile) -> None:
     """Token counts; the details only when they are known."""
     attributes[USAGE_INPUT_TOKENS] = usage.input_tokens
     attributes[USAGE_OUTPUT_TOKENS] = usage.output_tokens
     if usage.cached_tokens is not None:
         attributes[USAGE_CACHE_READ_TOKENS] = usage.cached_tokens
     if usage.cache_write_tokens is not None:
-        attributes[USAGE_CACHE_WRITE_TOKENS] = usage.cache_write_tokens
+        attributes[used.cache_write] = usage.cache_write_tokens
     if usage.reasoning_tokens is not None:
         attributes[USAGE_REASONING_TOKENS] = usage.reasoning_tokens
 
@@ -282,11 +283,15 @@ class Profile:
 
     name: str
     metrics: Mapping[str, str]
+    #: What tokens written to a cache are called.
+    cache_write: str
+    #: Whether an agent in this process carries its model's provider.
+    agents_have_provider: bool
     #: Whether agents have a count of their model and tool calls.
-    counts_agent_calls: bool = False
+    counts_agent_calls: bool
 
 
-#: Default: what the official instrumentations emit today, so that dashboards match.
+#: Default: the last generation inside the main conventions, which today's dashboards read.
 PROFILE_1_41 = Profile(
     "1.41",
     {
@@ -295,6 +300,9 @@ PROFILE_1_41 = Profile(
         METRIC_PER_CHUNK: "gen_ai.client.operation.time_per_output_chunk",
         METRIC_TOKENS: "gen_ai.client.token.usage",
     },
+    cache_write=USAGE_CACHE_CREATION_TOKENS,
+    agents_have_provider=True,
+    counts_agent_calls=False,
 )
 PROFILE_LATEST = Profile(
     "latest",
@@ -303,6 +311,8 @@ PROFILE_LATEST = Profile(
         METRIC_FIRST_CHUNK: "gen_ai.client.inference.time_to_first_chunk",
         METRIC_PER_CHUNK: "gen_ai.client.inference.time_per_output_chunk",
     },
+    cache_write=USAGE_CACHE_WRITE_TOKENS,
+    agents_have_provider=False,
     counts_agent_calls=True,
 )
 

@@ -26,7 +26,8 @@ environment() { # name resolution extra ...
   local name=$1 resolution=$2 extras=()
   shift 2
   for extra in "$@"; do extras+=(--extra "$extra"); done
-  printf '%s\n' 'langchain>=1.0,<2' 'langgraph>=1.0,<2' >"$dir/$name.in"
+  # What the demo extra says of these two, without the rest of it.
+  grep -oE '"lang(chain|graph)>=[^"]+"' "$here/pyproject.toml" | tr -d '"' >"$dir/$name.in"
   "$uv" pip compile -q --no-header --no-annotate --python "$python" --resolution "$resolution" \
     "$here/pyproject.toml" "$dir/$name.in" "${extras[@]}" -o "$dir/$name.txt" || return 1
   "$uv" venv -q --clear --python "$python" "$dir/$name" || return 1

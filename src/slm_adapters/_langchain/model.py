@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from langchain_core.language_models import LanguageModelInput
 from langchain_core.language_models.base import LangSmithParams
+from langchain_core.language_models.model_profile import ModelProfile
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 from langchain_core.runnables import Runnable
 from langchain_core.tools import BaseTool
@@ -27,10 +28,6 @@ from .convert import LOCAL_PROVIDER
 from .fallback import check_fallback, fallback_name
 from .request import chat_request, distinct_tools, text_messages_from
 from .turn import Turn, open_turn
-
-if TYPE_CHECKING:
-    # langchain-core has it from 1.1 on, and asks for it only there.
-    from langchain_core.language_models.model_profile import ModelProfile
 
 __all__ = ["ChatSLM"]
 
@@ -146,16 +143,16 @@ class ChatSLM(AnsweringModel):
         return params
 
     def _resolve_model_profile(self) -> ModelProfile | None:
-        profile: ModelProfile = {
-            "tool_calling": True,
-            "tool_choice": True,
-            "text_inputs": True,
-            "image_inputs": False,
-            "audio_inputs": False,
-            "pdf_inputs": False,
-            "video_inputs": False,
-            "text_outputs": True,
-        }
+        profile = ModelProfile(
+            tool_calling=True,
+            tool_choice=True,
+            text_inputs=True,
+            image_inputs=False,
+            audio_inputs=False,
+            pdf_inputs=False,
+            video_inputs=False,
+            text_outputs=True,
+        )
         window = self._window()
         if window is not None:
             profile["max_input_tokens"] = window

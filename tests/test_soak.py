@@ -120,17 +120,22 @@ MESSAGES = [{"role": "user", "content": "q"}]
 LITE = {"model": "gpt-4o-mini", "messages": MESSAGES, "api_key": "x"}
 
 
+EMBED = {"model": "text-embedding-3-small", "input": ["q"], "api_key": "x"}
+
+
 def litellm_calls(rounds: int) -> int:
-    """Ten calls a round: seven answered, one each failed, streamed and closed early."""
+    """Twenty calls a round: 17 answered, one each failed, streamed and closed early."""
     for _ in range(rounds):
         for _ in range(7):
             litellm.completion(**LITE, mock_response="an answer")
+        for _ in range(10):
+            litellm.embedding(**EMBED, mock_response=[0.1])
         with contextlib.suppress(litellm.exceptions.InternalServerError):
             litellm.completion(**LITE, mock_response=ValueError("down"))
         for _ in litellm.completion(**LITE, mock_response="an answer", stream=True):
             pass
         next(iter(litellm.completion(**LITE, mock_response="an answer", stream=True)))
-    return 10 * rounds
+    return 20 * rounds
 
 
 class Slow(litellm.CustomLLM):
@@ -151,17 +156,19 @@ def slow_provider():
 
 
 async def litellm_async_calls(rounds: int) -> int:
-    """Ten calls a round: nine answered, one cancelled."""
+    """Twenty calls a round: 19 answered, one cancelled."""
     for _ in range(rounds):
         for _ in range(9):
             await litellm.acompletion(**LITE, mock_response="an answer")
+        for _ in range(10):
+            await litellm.aembedding(**EMBED, mock_response=[0.1])
         task = asyncio.create_task(litellm.acompletion(model="slow/x", messages=MESSAGES))
         await asyncio.sleep(0.002)
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await task
     await asyncio.sleep(0.05)
-    return 10 * rounds
+    return 20 * rounds
 
 
 @pytest.mark.usefixtures("slow_provider")
@@ -169,7 +176,7 @@ def test_soak_litellm() -> None:
     """20,000 calls, half of them asynchronous: no live entry, no growth."""
     made = []
 
-    def work(rounds: int = 1000) -> None:
+    def work(rounds: int = 500) -> None:
         made.append(litellm_calls(rounds))
         made.append(asyncio.run(litellm_async_calls(rounds)))
         settled(lambda: recorder._pending)

@@ -198,9 +198,10 @@ def params_of(event: Any) -> dict[str, Any]:
 
 def provider_of(llm: Any) -> str | None:
     """``gen_ai.provider.name`` of a CrewAI LLM; None when it does not say."""
+    kind: Any = type(llm)
     provider = str(getattr(llm, "provider", None) or "").lower()
     # BaseLLM's own default is "openai": on somebody else's class it says nothing.
-    if provider == "openai" and not _is_crewais(type(llm)):
+    if provider == "openai" and not _is_crewais(kind):
         provider = ""
     if not provider:
         prefix, slash, _ = str(getattr(llm, "model", "")).partition("/")

@@ -140,8 +140,8 @@ class ChatSLM(AnsweringModel):
         """
         data = super().to_json()
         # The default policy needs no word, and must not keep a plain model from being loaded.
-        if repr(self.router) == repr(Router()):
-            data.get("kwargs", {}).pop("router", None)
+        if data["type"] == "constructor" and repr(self.router) == repr(Router()):
+            data["kwargs"].pop("router", None)
         return data
 
     def _get_invocation_params(

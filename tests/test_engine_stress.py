@@ -113,7 +113,7 @@ def random_request(rng: random.Random) -> tuple[str, ChatRequest]:
     kind = rng.choices(
         ["plain", "stream", "half", "cancel", "deadline", "oversized"], [35, 15, 10, 15, 15, 10]
     )[0]
-    text = f"{rng.choice(['Where is my order', 'Please help', '注文はどこ'])} {rng.random()}"
+    text = f"{rng.choice(['Where is my order', 'Please help', '注文はどこ'])} {rng.randint(1, 99)}"
     options: dict[str, Any] = {"max_tokens": rng.randint(1, 6)}
     if rng.random() < 0.3:
         options |= {"temperature": 0.8, "top_p": 0.9, "seed": rng.randint(0, 9)}

@@ -25,6 +25,7 @@ from ..telemetry.harmless import shielded
 from . import convert, patches
 from .answers import Asked
 from .counting import CountingLLM
+from .limits import time_left
 from .options import ask_async, check_fallback, check_options, check_router, crewai_llm, unretried
 from .turn import Turn
 
@@ -153,7 +154,7 @@ class SLM(CountingLLM):
         agent: Any = None,
     ) -> ChatRequest:
         """The engine's request for these messages, with this model's settings."""
-        limits = [self.timeout, getattr(agent, "max_execution_time", None)]
+        limits = [self.timeout, time_left(agent)]
         return ChatRequest(
             tuple(messages),
             tuple(tools),

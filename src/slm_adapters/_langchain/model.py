@@ -9,6 +9,7 @@ from typing import Any
 from langchain_core.language_models import LanguageModelInput
 from langchain_core.language_models.base import LangSmithParams
 from langchain_core.language_models.model_profile import ModelProfile
+from langchain_core.load.serializable import SerializedConstructor, SerializedNotImplemented
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 from langchain_core.runnables import Runnable
 from langchain_core.tools import BaseTool
@@ -21,6 +22,7 @@ from ..engine.engine import ChatEngine, ChatRequest
 from ..engine.loader import Quantization, load_engine
 from ..errors import ModelNotFoundError
 from ..routing.fallback import Fallbacks
+from ..routing.router import Router
 from ..routing.verify import check_tools
 from . import convert
 from .answering import AnsweringModel
@@ -32,6 +34,8 @@ from .turn import Turn, open_turn
 __all__ = ["ChatSLM"]
 
 _REQUEST_FIELDS = ("max_tokens", "temperature", "top_p", "top_k", "seed", "timeout", "stop")
+#: Which model a deployment uses where the program names none.
+_MODEL = "SLM_ADAPTERS_MODEL"
 _LOAD_FIELDS = (
     "quantization", "device", "dtype", "revision", "context_window", "trust_remote_code",
 )  # fmt: skip
@@ -48,8 +52,9 @@ class ChatSLM(AnsweringModel):
         agent = create_agent(ChatSLM("bundled", fallback=ChatOpenAI(model="gpt-4.1")), tools)
     """
 
-    #: Hugging Face id, local path, ``"bundled"``, or an engine object.
-    model: str | ChatEngine = "bundled"
+    #: Hugging Face id, local path, ``"bundled"``, or an engine object. Without one, what the
+    #: environment variable SLM_ADAPTERS_MODEL names, else ``"bundled"``.
+    model: str | ChatEngine = Field(default_factory=lambda: os.environ.get(_MODEL) or "bundled")
     #: The LLM asked instead: a chat model, any runnable over one, or a name for LangChain to find.
     fallback: Any = None
     quantization: Quantization | None = "auto"
@@ -121,8 +126,23 @@ class ChatSLM(AnsweringModel):
         return {"model": self.model_name, "fallback": fallback, "router": router, **fields}
 
     @classmethod
+    def is_lc_serializable(cls) -> bool:
+        return True
+
+    @classmethod
     def get_lc_namespace(cls) -> list[str]:
         return ["slm_adapters", "langchain"]
+
+    def to_json(self) -> SerializedConstructor | SerializedNotImplemented:
+        """Settings and the fallback, keys left out; ``langchain_core.load`` builds the same model.
+
+        An engine object or a router of your own is no JSON: such a dump says so when it is loaded.
+        """
+        data = super().to_json()
+        # The default policy needs no word, and must not keep a plain model from being loaded.
+        if data["type"] == "constructor" and repr(self.router) == repr(Router()):
+            data["kwargs"].pop("router", None)
+        return data
 
     def _get_invocation_params(
         self, stop: list[str] | None = None, **kwargs: Any
@@ -131,8 +151,10 @@ class ChatSLM(AnsweringModel):
         return super()._get_invocation_params(stop if stop is not None else self.stop, **kwargs)
 
     def _get_llm_string(self, stop: list[str] | None = None, **kwargs: Any) -> str:
-        # The cache key. LangChain leaves objects out of it, and two engines may share a name.
-        key = super()._get_llm_string(stop=stop, **kwargs)
+        # The cache key. LangChain's is a dump made once: it misses later changes and objects, and
+        # two engines may share a name.
+        params = {**self._get_invocation_params(stop=stop, **kwargs), **kwargs}
+        key = str(sorted(params.items()))
         engine = kwargs.get("model", self.model)
         return f"{key}---{id(engine)}" if isinstance(engine, ChatEngine) else key
 

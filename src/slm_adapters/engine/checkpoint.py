@@ -10,7 +10,7 @@ from typing import Any
 
 from ..errors import ModelNotFoundError
 
-__all__ = ["configured_window", "locate"]
+__all__ = ["configured_window", "folder_of", "locate"]
 
 _BUNDLED = Path(__file__).resolve().parent.parent / "models" / "bundled"
 #: ``name`` or ``owner/name``, as the hub allows.
@@ -55,8 +55,13 @@ def configured_window(path: str, revision: str | None = None) -> int | None:
     return None
 
 
+def folder_of(path: str, revision: str | None = None) -> Path | None:
+    """Where the files of a folder or a cached hub model lie; None for one that is not here."""
+    return Path(path) if Path(path).is_dir() else _cached_snapshot(path, revision)
+
+
 def _read_config(path: str, revision: str | None) -> dict[str, Any]:
-    folder = Path(path) if Path(path).is_dir() else _cached_snapshot(path, revision)
+    folder = folder_of(path, revision)
     try:
         data = json.loads((folder / "config.json").read_text("utf-8")) if folder else {}
     except (OSError, ValueError):

@@ -107,7 +107,7 @@ def resolve(
         )
     if getattr(config, "quantization_config", None):
         quantization = "checkpoint"
-    size = checkpoint_bytes(path)
+    size = checkpoint_bytes(path, revision)
     if quantization == "auto":
         quantization = best_quantization(device, size)
     if dtype == "auto":

@@ -16,8 +16,9 @@ import weakref
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from ..errors import MissingExtraError, ModelLoadError
-from .checkpoint import locate
+from ..errors import MissingExtraError, ModelLoadError, RequestError
+from .adapters import AdapterInfo, NamedAdapters
+from .checkpoint import locate, split_adapter
 from .engine import ChatEngine
 
 if TYPE_CHECKING:
@@ -42,6 +43,8 @@ class LoadedInfo:
     device: str
     nbytes: int
     users: int
+    #: On these weights, and not counted in ``nbytes``.
+    adapters: tuple[AdapterInfo, ...] = ()
 
 
 def load_engine(
@@ -53,16 +56,25 @@ def load_engine(
     revision: str | None = None,
     context_window: int | None = None,
     trust_remote_code: bool = False,
+    adapter: str | os.PathLike[str] | None = None,
 ) -> ChatEngine:
     """An engine for a hub id, a folder, ``"bundled"``, or an engine (returned as it is).
 
     Takes milliseconds and no network; the first call loads. ``quantization="auto"``: nf4 on CUDA,
     whole weights on a CPU if they fit. ``context_window``: tokens, at most what the model has.
-    Raises ``ModelNotFoundError``, ``MissingExtraError``, and ``ValueError`` for unknown words.
+    ``adapter``: a PEFT LoRA folder, a hub id of one, or a name given with
+    ``engine.adapters.add``; the model ``"base:adapter"`` says the same. Engines of one base share
+    its weights, whatever their adapters. Raises ``ModelNotFoundError``, ``MissingExtraError``,
+    and ``ValueError`` for unknown words.
 
     ``load_engine("Qwen/Qwen3-1.7B").complete(ChatRequest((Message("user", "hi"),)))``
     """
     if isinstance(model, ChatEngine):
+        if adapter is not None:
+            raise RequestError(
+                "adapter= goes with a model's name: make the engine with "
+                "load_engine(model, adapter=...)."
+            )
         return model
     from .local import LocalEngine
 
@@ -70,13 +82,12 @@ def load_engine(
     number_type = _word("dtype", str(dtype or "auto").removeprefix("torch."), _DTYPES)
     if context_window is not None and context_window < 1:
         raise ValueError(f"context_window is {context_window}: pass at least 1 token.")
-    name = os.fspath(model)
+    name, of_name = split_adapter(os.fspath(model))
     path = locate(name)
     _check_extras(word)
-    return LocalEngine(
-        Handle(name, path, revision, word, number_type, device, trust_remote_code),
-        context_window=context_window,
-    )
+    handle = Handle(name, path, revision, word, number_type, device, trust_remote_code)
+    chosen = of_name if adapter is None else os.fspath(adapter)
+    return LocalEngine(handle, context_window=context_window, adapter=chosen)
 
 
 def loaded_models() -> list[LoadedInfo]:
@@ -92,6 +103,7 @@ def loaded_models() -> list[LoadedInfo]:
             device=entry.loaded.device,
             nbytes=entry.loaded.nbytes,
             users=entry.users,
+            adapters=entry.loaded.adapters.list(),
         )
         for entry in entries
         if entry.loaded is not None
@@ -157,6 +169,11 @@ class Handle:
         self._lock = threading.Lock()
         self._source: Source | None = None
         self._entry: _Entry | None = None
+        self.adapters = NamedAdapters(path, self._adapters)
+
+    def _adapters(self) -> Any:
+        loaded = self.peek()
+        return loaded.adapters if loaded is not None else None
 
     def loaded(self) -> LoadedModel:
         """The model, loaded now if it is not in memory; later calls are a dict look-up."""

@@ -42,7 +42,7 @@ def best_dtype(device: str, config: Any, quantization: str) -> str:
         return "auto"
     if device.startswith("cpu"):
         if quantization == "nf4":
-            return "bfloat16"
+            return "bfloat16" if _fast_bfloat16() else "float32"
         return "bfloat16" if wanted != "float32" and _fast_bfloat16() else "float32"
     if wanted == "float32":
         return "bfloat16" if device.startswith("cuda") and quantization != "none" else "float32"

@@ -21,6 +21,7 @@ from ..errors import (
     ModelLoadError,
     ModelNotFoundError,
 )
+from .adapters import Adapters
 from .chat_format import ChatFormat, probe
 from .decoder import Decoder
 from .machine import (
@@ -60,7 +61,7 @@ class Source:
     trust_remote_code: bool = False
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, weakref_slot=True)
 class LoadedModel:
     """One set of weights in memory, with what is needed to talk to it."""
 
@@ -81,6 +82,7 @@ class LoadedModel:
     encode: Callable[[str], list[int]]
     decode: Callable[[list[int]], str]
     scheduler: Scheduler
+    adapters: Adapters
 
     def template(
         self, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None, answer: bool
@@ -212,7 +214,8 @@ def _assemble(source: Source, model: Any, tokenizer: Any) -> LoadedModel:
     special = set(tokenizer.all_special_tokens)
     ends = end_ids(model, tokenizer, added)
     budget = _PREFIX_BYTES_CPU if source.device.startswith("cpu") else _PREFIX_BYTES_GPU
-    steps = Decoder(model, borders=ends, prefix_budget=budget)
+    adapters = Adapters(model)
+    steps = Decoder(model, borders=ends, prefix_budget=budget, adapters=adapters)
     nbytes = int(model.get_memory_footprint())
     silent = {i for token, i in added.items() if token in special and token not in _KEPT}
     return LoadedModel(
@@ -233,6 +236,7 @@ def _assemble(source: Source, model: Any, tokenizer: Any) -> LoadedModel:
         encode=encoder(tokenizer),
         decode=decoder(tokenizer),
         scheduler=Scheduler(steps, memory=cache_tokens(model)),
+        adapters=adapters,
     )
 
 

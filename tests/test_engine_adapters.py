@@ -296,6 +296,7 @@ def test_names_are_added_and_removed_while_replies_run(place: Any) -> None:
     """A removed adapter stays until its reply has ended, and is gone then."""
     base, folders = place("llama")
     engine = load_engine(base)
+    engine.warm_up()
     engine.adapters.add("triage", folders[0])
     triage = load_engine(base, adapter="triage")
     expected = load_engine(base, adapter=folders[0]).complete(HI).reply.message.content

@@ -40,6 +40,7 @@ class SLM(CountingLLM):
     ``slm_adapters.errors`` surfaces. ``router``: which answers count (``slm_adapters.routing``).
     Weights are loaded on the first call and shared by every SLM of the same model. ``timeout``:
     seconds per call. ``adapter``: a LoRA adapter on the model, by path or name.
+    ``keep_alive``: seconds after the last reply until the weights are given back; default never.
 
         Agent(role="Triage", ..., llm=SLM("Qwen/Qwen3-1.7B", fallback="gpt-4.1-mini"))
     """
@@ -53,6 +54,7 @@ class SLM(CountingLLM):
     trust_remote_code: bool = False
     context_window: int | None = None
     adapter: str | None = None
+    keep_alive: float | None = None
     timeout: float | None = None
     top_k: int | None = None
     fallback: Any = Field(default=None, repr=False)
@@ -75,6 +77,7 @@ class SLM(CountingLLM):
         timeout: float | None = None,
         context_window: int | None = None,
         adapter: str | PathLike[str] | None = None,
+        keep_alive: float | None = None,
         device: str | None = None,
         dtype: str | None = None,
         revision: str | None = None,
@@ -95,6 +98,7 @@ class SLM(CountingLLM):
             timeout=timeout,
             context_window=context_window,
             adapter=fspath(adapter) if adapter is not None else None,
+            keep_alive=keep_alive,
             device=device,
             dtype=dtype,
             revision=revision,
@@ -123,6 +127,7 @@ class SLM(CountingLLM):
                 "context_window": self.context_window,
                 "trust_remote_code": self.trust_remote_code,
                 "adapter": self.adapter,
+                "keep_alive": self.keep_alive,
             }
             given = {name: value for name, value in wanted.items() if value is not None}
             source = self._source if self._source is not None else self.model

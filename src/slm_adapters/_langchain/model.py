@@ -35,7 +35,7 @@ __all__ = ["ChatSLM"]
 _REQUEST_FIELDS = ("max_tokens", "temperature", "top_p", "top_k", "seed", "timeout", "stop")
 _LOAD_FIELDS = (
     "quantization", "device", "dtype", "revision", "context_window", "trust_remote_code",
-    "adapter",
+    "adapter", "keep_alive",
 )  # fmt: skip
 
 
@@ -63,6 +63,8 @@ class ChatSLM(AnsweringModel):
     trust_remote_code: bool = False
     #: A LoRA adapter on the model: a PEFT folder, a hub id, or a name given to its base.
     adapter: str | None = None
+    #: Seconds after the last reply until the weights are given back; None: never.
+    keep_alive: float | None = None
     temperature: float = 0.0
     top_p: float = 1.0
     top_k: int | None = None

@@ -21,7 +21,7 @@ __all__ = ["SLMProvider", "register", "unregister"]
 
 _LOAD_OPTIONS = (
     "quantization", "device", "dtype", "revision", "context_window", "trust_remote_code",
-    "adapter",
+    "adapter", "keep_alive",
 )  # fmt: skip
 
 _provider: SLMProvider | None = None

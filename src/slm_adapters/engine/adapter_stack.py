@@ -44,7 +44,7 @@ class Adapted:
 class _Columns:
     """One module's matrices of all adapters: ``down [ranks, in]``, ``up [ranks, out]``."""
 
-    __slots__ = ("down", "layout", "spans", "up")
+    __slots__ = ("down", "layout", "own", "spans", "up")
 
     def __init__(self, loras: Mapping[int, Lora]) -> None:
         """``loras``: by slot. Their own tensors become views of these."""
@@ -55,6 +55,8 @@ class _Columns:
         self.down = torch.cat([loras[slot].down for slot in slots])
         self.up = torch.cat([loras[slot].up for slot in slots])
         self.spans: dict[int, tuple[int, int]] = {}
+        #: One slot's ``down`` turned, ``[in, rank]``, and its ``up``.
+        self.own: dict[int, tuple[Any, Any]] = {}
         #: The slot of every column.
         self.layout: tuple[int, ...] = ()
         for slot, rank in zip(slots, ranks, strict=True):
@@ -63,6 +65,7 @@ class _Columns:
             self.layout += (slot,) * rank
             loras[slot].down = self.down[start : start + rank]
             loras[slot].up = self.up[start : start + rank]
+            self.own[slot] = loras[slot].down.t(), loras[slot].up
 
 
 class Stack:
@@ -77,11 +80,17 @@ class Stack:
         self._slots: dict[int, int] = {}
         self._columns: dict[str, _Columns] = {}
         self._stale = False
+        #: What ``add`` was made for.
+        self._chosen: tuple[int, ...] = ()
 
     def choose(self, adapters: Sequence[Adapter | None]) -> None:
         """The adapter of each row of the steps to come; a single one holds for any rows."""
+        chosen = tuple(map(id, adapters))
+        if chosen == self._chosen and not self._stale:
+            return
         if self._stale:
             self._build([])
+        self._chosen = chosen
         if not any(adapters):
             self.add = None
             return
@@ -120,39 +129,35 @@ class Stack:
         self._stale = True
 
     def _add_one(self, slot: int) -> Callable[[str, Any, Any], None]:
-        columns = self._columns
+        found = {name: c.own[slot] for name, c in self._columns.items() if slot in c.own}
 
         def add(name: str, rows: Any, out: Any) -> None:
-            own = columns.get(name)
-            span = own.spans.get(slot) if own is not None else None
-            if own is None or span is None:
-                return
-            start, end = span
-            out.addmm_(rows.mm(own.down[start:end].t()), own.up[start:end])
+            own = found.get(name)
+            if own is not None:
+                out.addmm_(rows.mm(own[0]), own[1])
 
         return add
 
     def _add_each(self, slots: Sequence[int]) -> Callable[[str, Any, Any], None]:
         import torch
 
-        columns, used = self._columns, sorted(set(slots) - {-1})
+        used, at = sorted(set(slots) - {-1}), torch.tensor(slots)[:, None]
         masks: dict[tuple[int, ...], Any] = {}
-        at = torch.tensor(slots)[:, None]
-
-        def mask_of(own: _Columns) -> Any:
-            mask = masks.get(own.layout)
-            if mask is None:
-                layout = torch.tensor(own.layout)[None]
-                mask = masks[own.layout] = (at == layout).to(own.down.dtype)
-            return mask
+        found = {}
+        for name, columns in self._columns.items():
+            spans = [columns.spans[slot] for slot in used if slot in columns.spans]
+            if not spans:
+                continue
+            start, end = spans[0][0], spans[-1][1]
+            layout = columns.layout[start:end]
+            if layout not in masks:
+                masks[layout] = (at == torch.tensor(layout)[None]).to(columns.down.dtype)
+            found[name] = columns.down[start:end].t(), masks[layout], columns.up[start:end]
 
         def add(name: str, rows: Any, out: Any) -> None:
-            own = columns.get(name)
-            spans = [own.spans[slot] for slot in used if slot in own.spans] if own else []
-            if own is None or not spans:
-                return
-            start, end = spans[0][0], spans[-1][1]
-            inner = rows.mm(own.down[start:end].t()).mul_(mask_of(own)[:, start:end])
-            out.addmm_(inner, own.up[start:end])
+            own = found.get(name)
+            if own is not None:
+                down, mask, up = own
+                out.addmm_(rows.mm(down).mul_(mask), up)
 
         return add

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any
 
+from .machine import is_little
+
 __all__ = ["FourBitLayout", "joined", "packed_head"]
 
 #: ``[rows, in] -> [rows, out]``
@@ -20,8 +22,9 @@ Linear = Callable[[Any], Any]
 #: bitsandbytes' compiled functions: a few rows times a 4-bit matrix, and a matrix written out.
 _KERNEL = "gemv_4bit_inference_cpu_{quant_type}_bf16"
 _UNPACK = "cdequantize_blockwise_cpu_{quant_type}_{dtype}"
-#: From so many rows on, writing a matrix out once is cheaper than the 4-bit kernel.
-_MANY_ROWS = 24
+#: From so many rows on, the 4-bit kernel takes longer than a matrix that is written out already,
+#: and than one that has to be.
+_SEVERAL_ROWS, _MANY_ROWS = 8, 64
 #: A head tied to the embedding is packed into a copy of its own only up to this size.
 _TIED_HEAD_BYTES = 16 << 20
 
@@ -184,29 +187,36 @@ class FourBit:
 
 
 class WrittenOut:
-    """4-bit matrices written out before they are used, then forgotten.
+    """4-bit matrices written out: once and kept, or before each use and then forgotten.
 
-    A step costs one pass over the weights however many rows there are: right for prompts, for
-    batches, and where bitsandbytes has no kernel for this CPU. Computed in float32 where the CPU
-    does not multiply bfloat16, since emulation takes ten times as long.
+    Writing out is one pass over the weights however many rows there are: right for prompts, for
+    batches, and where bitsandbytes has no kernel for this CPU. Multiplied in float32 where the
+    CPU does not multiply bfloat16, since emulation takes ten times as long.
     """
 
     def __init__(self, parts: Sequence[_Packed], bias: Any, layout: FourBitLayout) -> None:
         self._parts, self._bias, self._layout = tuple(parts), bias, layout
         self._width, self._inputs = sum(part.rows for part in parts), parts[0].columns
+        self._kept = layout.keep(self._written()) if layout.keeps else None
 
     def __call__(self, rows: Any) -> Any:
         import torch
 
+        if self._kept is not None:
+            return self._kept(rows.to(self._layout.multiplied), bias=self._bias).to(rows.dtype)
+        weight = self._written()
+        out = torch.nn.functional.linear(rows.to(weight.dtype), weight, self._bias)
+        return out.to(rows.dtype)
+
+    def _written(self) -> Any:
+        """``[out, in]``, valid until the next matrix is."""
         layout = self._layout
         weight = layout.scratch(self._width * self._inputs)
         target, size = weight.data_ptr(), weight.element_size()
         for part in self._parts:
             part.write(target)
             target += part.rows * part.columns * size
-        weight = weight.view(self._width, self._inputs)
-        out = torch.nn.functional.linear(rows.to(weight.dtype), weight, self._bias)
-        return out.to(rows.dtype)
+        return weight.view(self._width, self._inputs).to(layout.multiplied)
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,21 +240,39 @@ class FourBitLayout:
     """A model's 4-bit weights in the layouts that a CPU computes with.
 
     Made before the first forward, in which bitsandbytes may replace its layout by one that only
-    its kernel for a few rows reads. Then both are kept, at one byte a weight.
+    its kernel for a few rows reads. Then both are kept, at one byte a weight. Where all matrices
+    written out are little beside the free memory, they are kept so: a small model saves nobody
+    memory, and is several times as fast.
     """
 
     def __init__(self, model: Any) -> None:
         import torch
 
-        fast = _multiplies_bfloat16()
-        self.dtype = torch.bfloat16 if fast and model.dtype is not torch.float32 else torch.float32
-        self._scratch = torch.empty(0, dtype=self.dtype)
+        half = model.dtype is torch.bfloat16
+        #: What matrices are written out in, rounded as the model rounds them, and multiplied in.
+        self.written = torch.bfloat16 if half else torch.float32
+        self.multiplied = self.written if _multiplies_bfloat16() else torch.float32
+        self._scratch = torch.empty(0, dtype=self.written)
         self._packed = {
             module: packed
             for module in model.modules()
             if type(module).__name__ == "Linear4bit"
-            and (packed := _packed_weights(module, self.dtype)) is not None
+            and (packed := _packed_weights(module, self.written)) is not None
         }
+        numbers = sum(packed.rows * packed.columns for packed in self._packed.values())
+        self.keeps = is_little(numbers * self.multiplied.itemsize)
+        #: Bytes of the matrices kept written out.
+        self.kept_bytes = 0
+
+    def keep(self, weight: Any) -> Any:
+        """``linear(rows, bias=...)`` over a copy of ``weight`` in the fastest layout."""
+        import torch
+
+        self.kept_bytes += weight.nbytes
+        packed = _packed(weight)
+        if packed is not None:
+            return partial(_packed_linear, weight=packed)
+        return partial(torch.nn.functional.linear, weight=weight.clone())
 
     def scratch(self, count: int) -> Any:
         """Room for so many numbers, until the next call."""
@@ -261,12 +289,13 @@ class FourBitLayout:
             raise TypeError("4-bit weights of an unknown layout")
         bias = None
         if modules[0].bias is not None:
-            bias = torch.cat([module.bias.to(self.dtype) for module in modules])
+            bias = torch.cat([module.bias.to(self.multiplied) for module in modules])
         many = WrittenOut([self._packed[module] for module in modules], bias, self)
         few = FourBit.of(modules)
         if few is None:
             return many
-        return lambda rows: few(rows) if rows.shape[0] < _MANY_ROWS else many(rows)
+        border = _SEVERAL_ROWS if self.keeps else _MANY_ROWS
+        return lambda rows: few(rows) if rows.shape[0] < border else many(rows)
 
 
 def _packed_weights(module: Any, dtype: Any) -> _Packed | None:
@@ -282,7 +311,8 @@ def _packed_weights(module: Any, dtype: Any) -> _Packed | None:
     if unpack is None or module.in_features % state.blocksize:
         return None
     # What its kernel for a few rows multiplies with, so that both come to the same.
-    absmax = state.absmax.to(torch.bfloat16).float() if kind == "bf16" else state.absmax
+    rounds = kind == "bf16" and _multiplies_bfloat16()
+    absmax = state.absmax.to(torch.bfloat16).float() if rounds else state.absmax
     return _Packed(module.out_features, module.in_features, weight, absmax, state.blocksize, unpack)
 
 

@@ -98,6 +98,7 @@ class LeanLlama:
         self._embedding = body.embed_tokens.weight
         self._norm = body.norm.weight
         self._adapters, self._stack = adapters, Stack()
+        self._four_bit = four_bit
         head = ("lm_head", model.lm_head.out_features)
         self._head = Adapted(packed_head(model), [head], self._stack)
         self._rotary = body.rotary_emb
@@ -137,6 +138,11 @@ class LeanLlama:
         if not close:
             logger.debug("no lean forward for %s: other logits", type(model).__name__)
         return lean if close else None
+
+    @property
+    def kept_bytes(self) -> int:
+        """What it holds besides the model's own weights."""
+        return self._four_bit.kept_bytes if self._four_bit is not None else 0
 
     def new_cache(self, layers: KeysAndValues, adapter: str | None = None) -> LeanCache:
         shape, weight = self._shape, self._embedding

@@ -57,6 +57,7 @@ def load_engine(
     context_window: int | None = None,
     trust_remote_code: bool = False,
     adapter: str | os.PathLike[str] | None = None,
+    keep_alive: float | None = None,
 ) -> ChatEngine:
     """An engine for a hub id, a folder, ``"bundled"``, or an engine (returned as it is).
 
@@ -64,8 +65,10 @@ def load_engine(
     whole weights on a CPU if they fit. ``context_window``: tokens, at most what the model has.
     ``adapter``: a PEFT LoRA folder, a hub id of one, or a name given with
     ``engine.adapters.add``; the model ``"base:adapter"`` says the same. Engines of one base share
-    its weights, whatever their adapters. Raises ``ModelNotFoundError``, ``MissingExtraError``,
-    and ``ValueError`` for unknown words.
+    its weights, whatever their adapters. ``keep_alive``: seconds after the last reply until the
+    weights are given back; None, which wins where engines differ, is as long as there is an
+    engine. Raises ``ModelNotFoundError``, ``MissingExtraError``, and ``ValueError`` for unknown
+    words.
 
     ``load_engine("Qwen/Qwen3-1.7B").complete(ChatRequest((Message("user", "hi"),)))``
     """
@@ -82,10 +85,12 @@ def load_engine(
     number_type = _word("dtype", str(dtype or "auto").removeprefix("torch."), _DTYPES)
     if context_window is not None and context_window < 1:
         raise ValueError(f"context_window is {context_window}: pass at least 1 token.")
+    if keep_alive is not None and keep_alive < 0:
+        raise ValueError(f"keep_alive is {keep_alive}: pass seconds, or None for no limit.")
     name, of_name = split_adapter(os.fspath(model))
     path = locate(name)
     _check_extras(word)
-    handle = Handle(name, path, revision, word, number_type, device, trust_remote_code)
+    handle = Handle(name, path, revision, word, number_type, device, trust_remote_code, keep_alive)
     chosen = of_name if adapter is None else os.fspath(adapter)
     return LocalEngine(handle, context_window=context_window, adapter=chosen)
 
@@ -129,14 +134,31 @@ class _Entry:
     lock: threading.Lock = field(default_factory=threading.Lock)
     loaded: LoadedModel | None = None
     users: int = 0
+    #: Of all users: the longest, or None.
+    keep_alive: float | None = 0.0
 
     def get(self) -> LoadedModel:
         with self.lock:
             if self.loaded is None:
                 from .weights import load_model
 
-                self.loaded = load_model(self.source, self.name)
+                patience = self.keep_alive
+                self.loaded = load_model(
+                    self.source, self.name, patience, lambda: self._idle(patience)
+                )
             return self.loaded
+
+    def serve(self, keep_alive: float | None) -> None:
+        """One more user."""
+        self.users += 1
+        longer = None in (keep_alive, self.keep_alive)
+        self.keep_alive = None if longer else max(keep_alive or 0.0, self.keep_alive or 0.0)
+
+    def _idle(self, patience: float | None) -> None:
+        """Nothing was asked for so long; by now somebody may want it kept for longer."""
+        if patience is not None and patience == self.keep_alive:
+            self.drop()
+            _release_memory()
 
     def drop(self) -> None:
         with self.lock:
@@ -162,8 +184,9 @@ class Handle:
         dtype: str,
         device: str | None,
         trust_remote_code: bool,
+        keep_alive: float | None = None,
     ) -> None:
-        self.name, self.path = name, path
+        self.name, self.path, self.keep_alive = name, path, keep_alive
         self.is_folder = name != "bundled" and os.path.isabs(path)
         self.asked = (revision, quantization, dtype, device, trust_remote_code)
         self._lock = threading.Lock()
@@ -197,7 +220,7 @@ class Handle:
             if entry is None:
                 entry = _registry[source] = _Entry(source, self.name)
             if entry is not self._entry:
-                entry.users += 1
+                entry.serve(self.keep_alive)
                 # Again: a finalizer running inside this block may just have removed it.
                 _registry[source] = entry
                 weakref.finalize(self, _give_up, entry).atexit = False

@@ -55,7 +55,8 @@ class LocalEngine(ChatEngine):
     def __reduce__(self) -> tuple[Any, ...]:
         handle = self._handle
         model = handle.path if handle.is_folder else handle.name
-        return _rebuild, (model, handle.asked, self._asked_window, self.adapter)
+        window, alive = self._asked_window, handle.keep_alive
+        return _rebuild, (model, handle.asked, window, self.adapter, alive)
 
     @property
     def adapters(self) -> NamedAdapters:
@@ -247,7 +248,11 @@ def _end_only(put: Callable[[str | None], None]) -> Callable[[str | None], None]
 
 
 def _rebuild(
-    name: str, asked: tuple[Any, ...], window: int | None, adapter: str | None = None
+    name: str,
+    asked: tuple[Any, ...],
+    window: int | None,
+    adapter: str | None,
+    keep_alive: float | None,
 ) -> ChatEngine:
     from .loader import load_engine
 
@@ -261,4 +266,5 @@ def _rebuild(
         context_window=window,
         trust_remote_code=trust_remote_code,
         adapter=adapter,
+        keep_alive=keep_alive,
     )

@@ -14,7 +14,11 @@ __all__ = [
     "cache_tokens",
     "checkpoint_bytes",
     "fitting_window",
+    "is_little",
 ]
+
+#: What takes at most this part of the free memory is kept for speed alone.
+_LITTLE = 16
 
 
 def best_device() -> str:
@@ -70,6 +74,12 @@ def _free_memory() -> int | None:
     with contextlib.suppress(OSError, ValueError, AttributeError):
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
     return None
+
+
+def is_little(nbytes: int) -> bool:
+    """Whether so many bytes are hardly noticed beside what is free on this machine."""
+    free = _free_memory()
+    return free is not None and nbytes <= free // _LITTLE
 
 
 def checkpoint_bytes(path: str) -> int | None:

@@ -26,9 +26,9 @@ ARCHITECTURES = (
 HYBRIDS = ("qwen3_5", "gemma3", "lfm2", "granite_hybrid", "nemotron_h")
 #: The 4-bit CPU kernel's sizes are multiples of 64 and 32; a recurrent layer has others.
 FOUR_BIT = ("llama", "qwen3", "smollm3", "gemma3", "phi3", "lfm2", "granite")
-COUNT, BORDER = 10, 7
+COUNT, BORDER, CANDIDATES = 8, 7, 96
 #: A token that leads by this share of the largest logit, at every step.
-MARGIN = {"float32": 1e-3, "bfloat16": 0.05, "nf4": 0.05}
+MARGIN = {"float32": 1e-3, "bfloat16": 0.04, "nf4": 0.04}
 CASES = [
     *((architecture, kind) for kind in ("float32", "bfloat16") for architecture in ARCHITECTURES),
     *((architecture, "nf4") for architecture in FOUR_BIT),
@@ -63,9 +63,9 @@ def prompt_of(length: int, seed: int) -> list[int]:
     return torch.randint(10, 390, (length,), generator=generator).tolist()
 
 
-def generated(model: Any, prompt: list[int]) -> tuple[list[int], float]:
-    """Its greedy tokens, and the narrowest lead of one, as a share of the largest logit."""
-    ids = torch.tensor([prompt])
+def generated(model: Any, prompts: list[list[int]]) -> tuple[list[list[int]], list[float]]:
+    """Greedy tokens, and each prompt's narrowest lead as a share of its largest logit."""
+    ids = torch.tensor(prompts)
     out = model.generate(
         input_ids=ids,
         attention_mask=torch.ones_like(ids),
@@ -76,11 +76,10 @@ def generated(model: Any, prompt: list[int]) -> tuple[list[int], float]:
         output_logits=True,
         return_dict_in_generate=True,
     )
-    leads = []
-    for logits in out.logits:
-        first, second = logits[0].float().topk(2).values
-        leads.append(float((first - second) / logits.abs().max()))
-    return out.sequences[0, len(prompt) :].tolist(), min(leads)
+    logits = torch.stack(out.logits, 1).float()
+    first, second = logits.topk(2).values.unbind(-1)
+    leads = ((first - second) / logits.abs().amax(-1)).amin(-1)
+    return out.sequences[:, ids.shape[1] :].tolist(), leads.tolist()
 
 
 def clear_prompts(
@@ -88,15 +87,14 @@ def clear_prompts(
 ) -> list[tuple[list[int], list[int]]]:
     """Prompts of these lengths, each after ``head``, with answers that are clear."""
     found = []
-    for length in lengths:
-        for seed in range(60):
-            prompt = [*(head or []), *prompt_of(length, 100 * length + seed)]
-            tokens, lead = generated(model, prompt)
-            if lead > margin:
-                found.append((prompt, tokens))
-                break
-        else:
-            raise AssertionError(f"no clear prompt of {length} tokens")
+    for number, length in enumerate(lengths):
+        seeds = range(1000 * number, 1000 * number + CANDIDATES)
+        prompts = [[*(head or []), *prompt_of(length, seed)] for seed in seeds]
+        _, leads = generated(model, prompts)
+        prompt = prompts[leads.index(max(leads))]
+        (tokens,), (lead,) = generated(model, [prompt])
+        assert lead > margin, f"no clear prompt of {length} tokens: {lead}"
+        found.append((prompt, tokens))
     return found
 
 
@@ -124,8 +122,8 @@ def write(decoder: Decoder, generations: list[Generation], count: int) -> list[l
 def test_t44_greedy_equals_generate_alone_and_in_a_mixed_batch(
     load: Any, architecture: str, kind: str
 ) -> None:
-    """Five prompts, one at a time; then joining and leaving a batch at different steps."""
-    clear = clear_prompts(load(architecture, kind), (3, 20, 41, 150, 5), MARGIN[kind])
+    """Four prompts, one at a time; then joining and leaving a batch at different steps."""
+    clear = clear_prompts(load(architecture, kind), (3, 20, 140, 5), MARGIN[kind])
     decoder = Decoder(load(architecture, kind), borders=(BORDER,), prefix_budget=64 << 20)
     for prompt, expected in clear:
         assert write(decoder, [read(decoder, prompt)], COUNT) == [expected]
@@ -160,7 +158,6 @@ def test_t45_a_role_is_read_once(load: Any, architecture: str, kind: str) -> Non
         generation = read(decoder, prompt)
         assert generation.cached_tokens == (len(role) if turn else 0)
         assert write(decoder, [generation], COUNT) == [expected]
-        # The next turn of that conversation goes on behind the question.
     prompt, expected = clear[0]
     again = read(decoder, prompt)
     assert again.cached_tokens >= len(role)

@@ -6,6 +6,7 @@
     │   ├── ModelNotFoundError (LookupError)   no such model, path or specialist
     │   ├── ModelLoadError     (RuntimeError)  found, but it cannot be loaded here
     │   ├── ChatTemplateError  (ValueError)    the tokenizer cannot render a chat
+    │   ├── AdapterError       (ValueError)    a LoRA adapter does not fit its base
     │   └── NotAskedError                      the router sent the call straight to the fallback
     ├── RequestError           (ValueError)    the caller's arguments cannot be served
     │   ├── EmptyMessagesError
@@ -31,6 +32,7 @@ from __future__ import annotations
 from typing import Any
 
 __all__ = [
+    "AdapterError",
     "CancelledGenerationError",
     "ChatTemplateError",
     "ContextOverflowError",
@@ -97,6 +99,12 @@ class ChatTemplateError(ModelError, ValueError):
     """The tokenizer has no usable chat template."""
 
     reason = "chat_template"
+
+
+class AdapterError(ModelError, ValueError):
+    """The adapter exists but is not one that this base can use."""
+
+    reason = "adapter"
 
 
 class NotAskedError(ModelError):

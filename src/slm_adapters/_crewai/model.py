@@ -40,7 +40,8 @@ class SLM(CountingLLM):
     ``fallback_count`` and ``fallback_reasons`` tell how often. Without one, the typed error of
     ``slm_adapters.errors`` surfaces. ``router``: which answers count (``slm_adapters.routing``).
     Weights are loaded on the first call and shared by every SLM of the same model. ``timeout``:
-    seconds per call.
+    seconds per call. ``adapter``: a LoRA adapter on the model, by path or name.
+    ``keep_alive``: seconds after the last reply until the weights are given back; default never.
 
         Agent(role="Triage", ..., llm=SLM("Qwen/Qwen3-1.7B", fallback="gpt-4.1-mini"))
     """
@@ -53,6 +54,8 @@ class SLM(CountingLLM):
     revision: str | None = None
     trust_remote_code: bool = False
     context_window: int | None = None
+    adapter: str | None = None
+    keep_alive: float | None = None
     timeout: float | None = None
     top_k: int | None = None
     fallback: Any = Field(default=None, repr=False)
@@ -74,6 +77,8 @@ class SLM(CountingLLM):
         stop: Sequence[str] | str | None = None,
         timeout: float | None = None,
         context_window: int | None = None,
+        adapter: str | PathLike[str] | None = None,
+        keep_alive: float | None = None,
         device: str | None = None,
         dtype: str | None = None,
         revision: str | None = None,
@@ -93,6 +98,8 @@ class SLM(CountingLLM):
             stop=stop,
             timeout=timeout,
             context_window=context_window,
+            adapter=fspath(adapter) if adapter is not None else None,
+            keep_alive=keep_alive,
             device=device,
             dtype=dtype,
             revision=revision,
@@ -101,7 +108,9 @@ class SLM(CountingLLM):
         )
         self._source = model
         if isinstance(model, ChatEngine):
-            self._engine = model
+            from ..engine.loader import load_engine
+
+            self._engine = load_engine(model, adapter=adapter)
 
     # The engine
 
@@ -118,6 +127,8 @@ class SLM(CountingLLM):
                 "revision": self.revision,
                 "context_window": self.context_window,
                 "trust_remote_code": self.trust_remote_code,
+                "adapter": self.adapter,
+                "keep_alive": self.keep_alive,
             }
             given = {name: value for name, value in wanted.items() if value is not None}
             source = self._source if self._source is not None else self.model
@@ -134,7 +145,8 @@ class SLM(CountingLLM):
         """The model's name on spans: an id or a folder's name, never a whole path."""
         if self._engine is not None:
             return self._engine.name
-        return Path(self.model).name if isabs(self.model) else str(self.model)
+        name = Path(self.model).name if isabs(self.model) else str(self.model)
+        return f"{name}:{Path(self.adapter).name}" if self.adapter else name
 
     @property
     def engine_provider(self) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from langchain_core.language_models import LanguageModelInput
@@ -17,7 +18,7 @@ from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import ConfigDict, Field, PrivateAttr
 
 from ..calls import Tool
-from ..engine.checkpoint import configured_window, locate
+from ..engine.checkpoint import configured_window, locate, split_adapter
 from ..engine.engine import ChatEngine, ChatRequest
 from ..engine.loader import Quantization, load_engine
 from ..errors import ModelNotFoundError
@@ -38,6 +39,7 @@ _REQUEST_FIELDS = ("max_tokens", "temperature", "top_p", "top_k", "seed", "timeo
 _MODEL = "SLM_ADAPTERS_MODEL"
 _LOAD_FIELDS = (
     "quantization", "device", "dtype", "revision", "context_window", "trust_remote_code",
+    "adapter", "keep_alive",
 )  # fmt: skip
 
 
@@ -64,6 +66,10 @@ class ChatSLM(AnsweringModel):
     #: Tokens of prompt and reply together; default the model's own window.
     context_window: int | None = None
     trust_remote_code: bool = False
+    #: A LoRA adapter on the model: a PEFT folder, a hub id, or a name given to its base.
+    adapter: str | None = None
+    #: Seconds after the last reply until the weights are given back; None: never.
+    keep_alive: float | None = None
     temperature: float = 0.0
     top_p: float = 1.0
     top_k: int | None = None
@@ -85,6 +91,8 @@ class ChatSLM(AnsweringModel):
             kwargs["model"] = model
         if isinstance(kwargs.get("model"), os.PathLike):
             kwargs["model"] = os.fspath(kwargs["model"])
+        if isinstance(kwargs.get("adapter"), os.PathLike):
+            kwargs["adapter"] = os.fspath(kwargs["adapter"])
         # Before pydantic, which would wrap the error.
         check_fallback(kwargs.get("fallback"))
         super().__init__(**kwargs)
@@ -111,7 +119,7 @@ class ChatSLM(AnsweringModel):
     @property
     def model_name(self) -> str:
         """Name of the model, for people and spans."""
-        return _name_of(self.model)
+        return _name_of(self.model, self.adapter)
 
     @property
     def fallbacks(self) -> Fallbacks:
@@ -160,7 +168,7 @@ class ChatSLM(AnsweringModel):
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
         params = super()._get_ls_params(stop=stop or self.stop, **kwargs)
-        params["ls_model_name"] = _name_of(kwargs.get("model") or self.model)
+        params["ls_model_name"] = _name_of(*self._asked(kwargs))
         params["ls_provider"] = LOCAL_PROVIDER
         return params
 
@@ -185,7 +193,7 @@ class ChatSLM(AnsweringModel):
         if isinstance(self.model, ChatEngine):
             return self.model.context_window
         try:
-            known = configured_window(locate(self.model), self.revision)
+            known = configured_window(locate(split_adapter(self.model)[0]), self.revision)
         except ModelNotFoundError:
             # Said when the model is used; it may still be put there.
             known = None
@@ -226,15 +234,21 @@ class ChatSLM(AnsweringModel):
     # What an answer is made of
 
     def _engine(self, kwargs: Mapping[str, Any]) -> ChatEngine:
-        model = kwargs.get("model") or self.model
+        model, adapter = self._asked(kwargs)
         if isinstance(model, ChatEngine):
-            return model
-        options = {name: getattr(self, name) for name in _LOAD_FIELDS}
+            return load_engine(model, adapter=adapter)
+        options = {name: getattr(self, name) for name in _LOAD_FIELDS} | {"adapter": adapter}
         key = (model, *options.values())
         if key not in self._engines:
             # Kept: weights are given back when the last engine that used them is gone.
             self._engines[key] = load_engine(model, **options)
         return self._engines[key]
+
+    def _asked(self, kwargs: Mapping[str, Any]) -> tuple[str | ChatEngine, str | None]:
+        """Model and adapter of a call; another model does not get this one's adapter."""
+        model = kwargs.get("model") or self.model
+        own = self.adapter if model == self.model else None
+        return model, kwargs.get("adapter", own)
 
     def _request(
         self,
@@ -257,7 +271,7 @@ class ChatSLM(AnsweringModel):
         return open_turn(
             run_manager,
             provider=LOCAL_PROVIDER,
-            model=_name_of(kwargs.get("model") or self.model),
+            model=_name_of(*self._asked(kwargs)),
             params=convert.params_from({**defaults, **kwargs}),
             messages=lambda: convert.messages_from(messages),
             tools=lambda: convert.tools_from(kwargs),
@@ -267,5 +281,6 @@ class ChatSLM(AnsweringModel):
         )
 
 
-def _name_of(model: str | ChatEngine) -> str:
-    return model if isinstance(model, str) else model.name
+def _name_of(model: str | ChatEngine, adapter: str | None) -> str:
+    name = model if isinstance(model, str) else model.name
+    return f"{name}:{Path(adapter).name}" if adapter else name

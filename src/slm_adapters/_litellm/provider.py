@@ -21,6 +21,7 @@ __all__ = ["SLMProvider", "register", "unregister"]
 
 _LOAD_OPTIONS = (
     "quantization", "device", "dtype", "revision", "context_window", "trust_remote_code",
+    "adapter", "keep_alive",
 )  # fmt: skip
 
 _provider: SLMProvider | None = None
@@ -30,7 +31,8 @@ _lock = threading.Lock()
 def register(models: Mapping[str, str | os.PathLike[str] | ChatEngine] | None = None) -> None:
     """Serve ``slm/<hub id>``, ``slm/bundled`` and, under names of your own, ``models``.
 
-    Other custom providers stay. Calling it again adds names. Named models and ``bundled`` are
+    ``slm/<model>:<adapter>`` is the model with a LoRA adapter, by path, hub id or name. Other
+    custom providers stay. Calling it again adds names. Named models and ``bundled`` are
     known to ``litellm.supports_function_calling`` at once, any other with its first call::
 
         register({"triage": "Qwen/Qwen3-1.7B"})

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..errors import ModelNotFoundError
 
-__all__ = ["configured_window", "folder_of", "locate"]
+__all__ = ["configured_window", "folder_of", "locate", "split_adapter"]
 
 _BUNDLED = Path(__file__).resolve().parent.parent / "models" / "bundled"
 #: ``name`` or ``owner/name``, as the hub allows.
@@ -43,6 +43,18 @@ def locate(name: str) -> str:
     if folder.is_absolute() or name.startswith((".", "~")) or not _HUB_ID.fullmatch(name):
         raise ModelNotFoundError(f"there is no folder {name}: check the path.")
     return name
+
+
+def split_adapter(name: str) -> tuple[str, str | None]:
+    """``"base:adapter"`` as its two parts; other names as they are.
+
+    The form for places that take nothing but a model's name: ``slm/Qwen/Qwen3-1.7B:triage``.
+    """
+    base, _, adapter = name.partition(":")
+    # A Windows drive is no base, and a folder may have a colon in its name.
+    if not adapter or len(base) < 2 or base == "specialist" or Path(name).expanduser().is_dir():
+        return name, None
+    return base, adapter
 
 
 def configured_window(path: str, revision: str | None = None) -> int | None:

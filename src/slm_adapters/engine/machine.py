@@ -20,10 +20,13 @@ __all__ = [
     "checkpoint_bytes",
     "fitting_window",
     "free_memory",
+    "is_little",
 ]
 
 #: A smaller window is of no use to an agent.
 LEAST_WINDOW = 512
+#: What takes at most this part of the free memory is kept for speed alone.
+_LITTLE = 16
 
 
 def best_device() -> str:
@@ -51,7 +54,7 @@ def best_dtype(device: str, config: Any, quantization: str) -> str:
         return "auto"
     if device.startswith("cpu"):
         if quantization == "nf4":
-            return "bfloat16"
+            return "bfloat16" if _fast_bfloat16() else "float32"
         return "bfloat16" if wanted != "float32" and _fast_bfloat16() else "float32"
     if wanted == "float32":
         return "bfloat16" if device.startswith("cuda") and quantization != "none" else "float32"
@@ -88,6 +91,12 @@ def _free_memory() -> int | None:
     with contextlib.suppress(OSError, ValueError, AttributeError):
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
     return None
+
+
+def is_little(nbytes: int) -> bool:
+    """Whether so many bytes are hardly noticed beside what is free on this machine."""
+    free = _free_memory()
+    return free is not None and nbytes <= free // _LITTLE
 
 
 def checkpoint_bytes(path: str, revision: str | None = None) -> int | None:

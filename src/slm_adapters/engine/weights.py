@@ -21,6 +21,7 @@ from ..errors import (
     ModelLoadError,
     ModelNotFoundError,
 )
+from .adapters import Adapters
 from .chat_format import ChatFormat, probe
 from .decoder import Decoder
 from .machine import (
@@ -60,7 +61,7 @@ class Source:
     trust_remote_code: bool = False
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, weakref_slot=True)
 class LoadedModel:
     """One set of weights in memory, with what is needed to talk to it."""
 
@@ -81,6 +82,7 @@ class LoadedModel:
     encode: Callable[[str], list[int]]
     decode: Callable[[list[int]], str]
     scheduler: Scheduler
+    adapters: Adapters
 
     def template(
         self, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None, answer: bool
@@ -115,8 +117,16 @@ def resolve(
     return Source(path, revision, quantization, dtype, device, trust_remote_code)
 
 
-def load_model(source: Source, name: str) -> LoadedModel:
-    """Load weights and tokenizer; logs one INFO line. Raises the errors of ``ModelError``."""
+def load_model(
+    source: Source,
+    name: str,
+    idle_s: float | None = None,
+    on_idle: Callable[[], None] | None = None,
+) -> LoadedModel:
+    """Load weights and tokenizer; logs one INFO line. Raises the errors of ``ModelError``.
+
+    ``on_idle`` is called when nothing was asked for ``idle_s`` seconds after a reply.
+    """
     start = time.perf_counter()
     with quiet(), no_kernel_download(), _load_errors(name):
         from transformers import AutoTokenizer
@@ -125,7 +135,7 @@ def load_model(source: Source, name: str) -> LoadedModel:
             source.path, revision=source.revision, trust_remote_code=source.trust_remote_code
         )
         model = _read_weights(source)
-        loaded = _assemble(source, model, tokenizer)
+        loaded = _assemble(source, model, tokenizer, idle_s, on_idle)
         # First forwards set up kernels, convert 4-bit weights and warn: here, not in a call.
         if not _first_forwards(loaded):
             raise ModelLoadError(
@@ -201,7 +211,13 @@ def _check_shapes(source: Source) -> None:
             )
 
 
-def _assemble(source: Source, model: Any, tokenizer: Any) -> LoadedModel:
+def _assemble(
+    source: Source,
+    model: Any,
+    tokenizer: Any,
+    idle_s: float | None,
+    on_idle: Callable[[], None] | None,
+) -> LoadedModel:
     if not getattr(tokenizer, "chat_template", None):
         raise ChatTemplateError(
             f"{source.path} has no chat template, so it cannot hold a conversation: use the "
@@ -212,8 +228,9 @@ def _assemble(source: Source, model: Any, tokenizer: Any) -> LoadedModel:
     special = set(tokenizer.all_special_tokens)
     ends = end_ids(model, tokenizer, added)
     budget = _PREFIX_BYTES_CPU if source.device.startswith("cpu") else _PREFIX_BYTES_GPU
-    steps = Decoder(model, borders=ends, prefix_budget=budget)
-    nbytes = int(model.get_memory_footprint())
+    adapters = Adapters(model)
+    steps = Decoder(model, borders=ends, prefix_budget=budget, adapters=adapters)
+    nbytes = int(model.get_memory_footprint()) + getattr(steps.network, "kept_bytes", 0)
     silent = {i for token, i in added.items() if token in special and token not in _KEPT}
     return LoadedModel(
         source=source,
@@ -232,7 +249,8 @@ def _assemble(source: Source, model: Any, tokenizer: Any) -> LoadedModel:
         control_tokens=tuple(sorted(added, key=len, reverse=True)),
         encode=encoder(tokenizer),
         decode=decoder(tokenizer),
-        scheduler=Scheduler(steps, memory=cache_tokens(model)),
+        scheduler=Scheduler(steps, memory=cache_tokens(model), idle_s=idle_s, on_idle=on_idle),
+        adapters=adapters,
     )
 
 

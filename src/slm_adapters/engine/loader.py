@@ -53,17 +53,34 @@ def load_engine(
     revision: str | None = None,
     context_window: int | None = None,
     trust_remote_code: bool = False,
+    base_url: str | None = None,
+    api_key: str | None = None,
+    tokenizer: str | None = None,
 ) -> ChatEngine:
     """An engine for a hub id, a folder, ``"bundled"``, or an engine (returned as it is).
 
     Takes milliseconds and no network; the first call loads. ``quantization="auto"``: nf4 on CUDA,
     whole weights on a CPU if they fit. ``context_window``: tokens, at most what the model has.
+    ``base_url``: ask for the model of that name on an OpenAI-compatible server instead;
+    ``tokenizer``: what to count its prompts with, where the server does not count.
     Raises ``ModelNotFoundError``, ``MissingExtraError``, and ``ValueError`` for unknown words.
 
     ``load_engine("Qwen/Qwen3-1.7B").complete(ChatRequest((Message("user", "hi"),)))``
     """
     if isinstance(model, ChatEngine):
         return model
+    if base_url is not None:
+        weights = {"quantization": quantization, "device": device, "dtype": dtype}
+        _check_remote(**weights, revision=revision, trust_remote_code=trust_remote_code)
+        from .remote import RemoteEngine
+
+        return RemoteEngine(
+            os.fspath(model),
+            base_url,
+            api_key=api_key,
+            context_window=context_window,
+            tokenizer=tokenizer,
+        )
     from .local import LocalEngine
 
     word = _word("quantization", quantization or "none", _QUANTIZATIONS)
@@ -223,6 +240,19 @@ def _word(argument: str, value: str, allowed: tuple[str, ...]) -> str:
     if value not in allowed:
         raise ValueError(f"{argument}={value!r} is not known: pass one of {', '.join(allowed)}.")
     return value
+
+
+def _check_remote(quantization: str | None, **weights: Any) -> None:
+    given = [name for name, value in weights.items() if value]
+    if quantization not in (None, "auto"):
+        given.append("quantization")
+    if given:
+        raise ValueError(
+            f"{', '.join(sorted(given))} cannot be chosen with base_url=: the server loads the "
+            "model, so set it there."
+        )
+    if not _installed("httpx"):
+        raise MissingExtraError("base_url=", "httpx", "remote")
 
 
 def _check_extras(quantization: str) -> None:

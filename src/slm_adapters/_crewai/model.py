@@ -25,7 +25,15 @@ from ..telemetry.harmless import shielded
 from . import convert, patches
 from .answers import Asked
 from .counting import CountingLLM
-from .options import ask_async, check_fallback, check_options, check_router, crewai_llm, unretried
+from .options import (
+    ask_async,
+    check_fallback,
+    check_options,
+    check_router,
+    check_server,
+    crewai_llm,
+    unretried,
+)
 from .turn import Turn
 
 __all__ = ["SLM"]
@@ -88,6 +96,7 @@ class SLM(CountingLLM):
         check_options(type(self), options)
         check_fallback(fallback)
         check_router(router)
+        check_server(base_url, api_key=api_key, tokenizer=tokenizer)
         super().__init__(
             model=model.name if isinstance(model, ChatEngine) else fspath(model),
             fallback=fallback,

@@ -16,6 +16,7 @@ __all__ = [
     "check_fallback",
     "check_options",
     "check_router",
+    "check_server",
     "crewai_llm",
     "unretried",
 ]
@@ -35,6 +36,12 @@ def check_options(kind: type[BaseLLM], options: dict[str, Any]) -> None:
             "top_k, seed, max_tokens, stop, timeout, quantization, device, dtype, revision, "
             "context_window, base_url, api_key, tokenizer, fallback and router."
         )
+
+
+def check_server(base_url: str | None, **of_a_server: Any) -> None:
+    given = sorted(name for name, value in of_a_server.items() if value is not None)
+    if base_url is None and given:
+        raise TypeError(f"SLM() takes {', '.join(given)} only with base_url=: a server's address.")
 
 
 def check_fallback(fallback: Any) -> None:

@@ -15,8 +15,7 @@ from ..engine import ChatRequest, Completion, Timings
 from .errors import as_error, find_error, refused_fields, too_long_for_window
 from .http import Deadline, Rejected
 from .reply import ReplyReader
-from .request import Dialect, body_of, is_forced, learn, prompt_size
-from .server import least_tokens, most_tokens
+from .request import Dialect, body_of, estimated_tokens, is_forced, learn, prompt_size
 
 if TYPE_CHECKING:
     from .engine import RemoteEngine
@@ -45,20 +44,33 @@ class RemoteCall:
 
     async def prepare(self) -> ReplyReader:
         """The body to send next; raises ``ContextOverflowError`` before anything is sent."""
-        engine, request = self.engine, self.request
-        body = body_of(
-            engine.wire_name, request, self._dialect, limit=self._limit, stream=self.stream
-        )
-        text = prompt_size(body)
-        self._least, self._most = least_tokens(text), most_tokens(text)
+        body = self._body_with(self._limit)
+        if body.get("tools") and not self._dialect.tools_seen and await self._drops_tools(body):
+            body = self._body_with(self._limit)
+        self._least, self._most = prompt_size(body)
         limit = await self._room(body)
         if limit is not None and self._limit is None:
-            body = body_of(
-                engine.wire_name, request, self._dialect, limit=limit, stream=self.stream
-            )
+            body = self._body_with(limit)
         self._body = body
         self._began = self._first = time.monotonic()
-        return ReplyReader(request, thinking=self._dialect.thinks_unasked)
+        return ReplyReader(self.request, thinking=self._dialect.thinks_unasked)
+
+    def _body_with(self, limit: int | None) -> dict[str, Any]:
+        name, dialect = self.engine.wire_name, self._dialect
+        return body_of(name, self.request, dialect, limit=limit, stream=self.stream)
+
+    async def _drops_tools(self, body: dict[str, Any]) -> bool:
+        """Whether the server's template leaves tools out, where it counts; found out once."""
+        name, count = self.engine.wire_name, self._server.count
+        counted = await count(name, body, self.deadline)
+        if counted is None:
+            return False
+        without = {key: value for key, value in body.items() if key != "tools"}
+        bare = await count(name, without, self.deadline)
+        drops = bare is not None and counted <= bare
+        refused = self._dialect.refused | ({"tools"} if drops else set())
+        self._remember(dataclasses.replace(self._dialect, refused=refused, tools_seen=not drops))
+        return drops
 
     async def _room(self, body: dict[str, Any]) -> int | None:
         """Reply tokens to ask for; None leaves it to the server."""
@@ -104,7 +116,7 @@ class RemoteCall:
         error = find_error(data)
         if error is not None:
             raise Rejected(*error)
-        if not isinstance(data, dict):
+        if not isinstance(data, dict) or not (self.stream or data.get("choices")):
             raise ServerError(
                 f"{self._server.http.host} answered with something that is no chat completion: "
                 "check that base_url is the address of an OpenAI-compatible server."
@@ -123,16 +135,22 @@ class RemoteCall:
         if not self._shown and overflow is not None and self._fits_with_less(*overflow):
             return
         if not self._shown and overflow is None:
-            changed = learn(self._dialect, self._body, refused_fields(status, body, self._body))
+            refused = refused_fields(status, body, self._body)
+            changed = learn(self._dialect, self._body, refused)
             if changed is not None:
-                self._dialect, remember = changed
-                if remember:
-                    self._model.dialect = self._dialect
+                self._dialect = changed
+                # One schema's trouble with a grammar says nothing of the next one's.
+                if refused != {"response_format"} or "response_format" in body:
+                    self._remember(changed)
                 return
         raise as_error(
-            status, body, model=self.engine.name, server=self._server.http.host,
-            sent_tokens=self._counted or self._most // 4, max_tokens=self._body.get("max_tokens"),
-        ) from rejected  # fmt: skip
+            status,
+            body,
+            model=self.engine.name,
+            server=self._server.http.host,
+            sent_tokens=self._counted or estimated_tokens(self._body),
+            max_tokens=self._body.get("max_tokens"),
+        ) from rejected
 
     def _fits_with_less(self, prompt: int | None, window: int | None) -> bool:
         """Whether only our own default limit was too much."""
@@ -151,7 +169,7 @@ class RemoteCall:
         changed = learn(self._dialect, self._body, frozenset({"tool_choice"}))
         if changed is None:
             return False
-        self._remember(changed[0])
+        self._remember(changed)
         return True
 
     def _remember(self, dialect: Dialect) -> None:
@@ -160,7 +178,7 @@ class RemoteCall:
     def account(self, reader: ReplyReader, reply: Reply) -> Completion:
         """The completion; raises for an empty reply and for a prompt that the server cut."""
         engine, http = self.engine, self._server.http
-        prompt_tokens = self._counted or (self._most - 1024) // 4
+        prompt_tokens = self._counted or estimated_tokens(self._body)
         completion = reader.completion(reply, engine.name, prompt_tokens, self._timings(reader))
         facts = {**engine.facts, semconv.PROVIDER_NAME: engine.provider, **completion.attributes}
         completion = dataclasses.replace(completion, attributes=facts)

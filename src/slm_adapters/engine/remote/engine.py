@@ -14,7 +14,7 @@ from ..engine import ChatEngine, ChatRequest, Chunk, Completion
 from .call import RemoteCall
 from .http import Deadline, Rejected
 from .loop import run, run_stream
-from .request import body_of, prompt_size, short_name
+from .request import body_of, estimated_tokens, short_name
 from .server import server_at
 
 __all__ = ["RemoteEngine"]
@@ -144,7 +144,7 @@ class RemoteEngine(ChatEngine):
         dialect = self.server.model(self.wire_name).dialect
         body = body_of(self.wire_name, request, dialect, limit=None, stream=False)
         counted = await self.count(body, deadline)
-        return counted if counted is not None else -(-len(prompt_size(body).encode()) // 4)
+        return counted if counted is not None else estimated_tokens(body)
 
     async def count(self, body: dict[str, Any], deadline: Deadline) -> int | None:
         """Exact prompt tokens, where anybody can tell."""

@@ -36,11 +36,17 @@ _WINDOW = re.compile(
     r"(?:context (?:length|size|window)(?: of| is)?(?: only)? ?\(?|n_ctx\D{1,4})(\d+)",
     re.IGNORECASE,
 )
-_PROMPT = re.compile(
-    r"\((\d+) in the messages|(\d+) (?:tokens )?from the input|(?:request|input) \(?(\d+) tokens"
-    r"|(?:has|contains|resulted in) (\d+) (?:input )?tokens|n_prompt_tokens\D{1,4}(\d+)"
-    r"|requested tokens \((\d+)\)|requested (\d+) tokens",
-    re.IGNORECASE,
+#: The first that matches tells: a total may stand beside the prompt's own number.
+_PROMPT = tuple(
+    re.compile(phrase, re.IGNORECASE)
+    for phrase in (
+        r"\((\d+) in the messages",
+        r"(\d+) tokens from the input",
+        r"(?:has|contains|resulted in) (\d+) (?:input )?tokens",
+        r"n_prompt_tokens\D{1,4}(\d+)",
+        r"(?:request|input|requested tokens) \(?(\d+)",
+        r"requested (\d+) tokens",
+    )
 )
 
 #: Phrases that mean a field the request had, without naming it.
@@ -81,9 +87,9 @@ def too_long_for_window(status: int, body: str) -> tuple[int | None, int | None]
     """Prompt tokens and window as far as the body tells them; None if it is no such error."""
     if status not in (400, 413, 422, 500) or not _OVERFLOW.search(body):
         return None
-    window, prompt = _WINDOW.search(body), _PROMPT.search(body)
-    counted = next((int(n) for n in prompt.groups() if n), None) if prompt else None
-    return counted, int(window.group(1)) if window else None
+    window = _WINDOW.search(body)
+    prompt = next((found for phrase in _PROMPT if (found := phrase.search(body))), None)
+    return int(prompt.group(1)) if prompt else None, int(window.group(1)) if window else None
 
 
 def refused_fields(status: int, body: str, sent: Collection[str]) -> frozenset[str]:

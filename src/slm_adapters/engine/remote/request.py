@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 from ...calls import Tool
@@ -15,7 +16,16 @@ from ...errors import UnsupportedContentError
 from ..chat_format import ChatFormat, shaped_messages
 from ..engine import ChatRequest
 
-__all__ = ["Dialect", "body_of", "is_forced", "learn", "offered_tools", "prompt_size", "short_name"]
+__all__ = [
+    "Dialect",
+    "body_of",
+    "estimated_tokens",
+    "is_forced",
+    "learn",
+    "offered_tools",
+    "prompt_size",
+    "short_name",
+]
 
 #: Ever plainer messages for templates that refuse the fuller ones.
 _SHAPES = (
@@ -28,6 +38,7 @@ _OPTIONAL = (
     "response_format", "tool_choice", "stream_options", "logprobs", "top_k", "top_p", "seed",
     "stop", "tools", "messages", "max_tokens",
 )  # fmt: skip
+_TEMPLATE_TOKENS = 1024
 _MUST_CALL = "Answer with a call of {which} and nothing else."
 
 
@@ -36,11 +47,13 @@ class Dialect:
     """What is known of a server's habits. ``shape``: which of the message shapes it takes.
 
     ``thinks_unasked``: replies begin inside a thinking block that the prompt opened.
+    ``tools_seen``: its template was seen to put tools into the prompt.
     """
 
     refused: frozenset[str] = frozenset()
     shape: int = 0
     thinks_unasked: bool = False
+    tools_seen: bool = False
 
 
 def offered_tools(request: ChatRequest) -> tuple[Tool, ...]:
@@ -131,27 +144,40 @@ def _check_text_only(model: str, request: ChatRequest) -> None:
                 )
 
 
-def learn(
-    dialect: Dialect, body: dict[str, Any], refused: frozenset[str]
-) -> tuple[Dialect, bool] | None:
-    """The dialect to ask again in, and whether it is worth remembering; None: nothing to try."""
+def learn(dialect: Dialect, body: dict[str, Any], refused: frozenset[str]) -> Dialect | None:
+    """The dialect to ask again in; None: nothing is left to try."""
     for field in _OPTIONAL:
         if field not in refused or field not in body:
             continue
         if field == "messages":
             shape = dialect.shape + 1
-            return (replace(dialect, shape=shape), True) if shape < len(_SHAPES) else None
-        if field in dialect.refused:
-            continue
-        # One schema's trouble with a grammar says nothing of the next one's.
-        remembered = field != "response_format"
-        return replace(dialect, refused=dialect.refused | {field}), remembered
+            return replace(dialect, shape=shape) if shape < len(_SHAPES) else None
+        if field not in dialect.refused:
+            return replace(dialect, refused=dialect.refused | {field})
     return None
 
 
-def prompt_size(body: dict[str, Any]) -> str:
-    """Everything in the body that becomes prompt text, as one string to be measured."""
-    return json.dumps([body["messages"], body.get("tools", [])], ensure_ascii=False)
+def prompt_size(body: dict[str, Any]) -> tuple[int, int]:
+    """The least and the most prompt tokens a request can be, whatever the tokenizer.
+
+    At least one token for eight characters of what the messages say: English takes 4 to 5; runs
+    of one character count once, since a token may hold many. At most one for each byte of the
+    request, with room for a template's own words.
+    """
+    said = "\n".join(_said(message) for message in body["messages"])
+    changes = sum(1 for before, letter in pairwise(f" {said}") if before != letter)
+    everything = json.dumps([body["messages"], body.get("tools", [])], ensure_ascii=False)
+    return changes // 8, len(everything.encode()) + _TEMPLATE_TOKENS
+
+
+def estimated_tokens(body: dict[str, Any]) -> int:
+    """Prompt tokens, roughly: four bytes each."""
+    return -(-(prompt_size(body)[1] - _TEMPLATE_TOKENS) // 4)
+
+
+def _said(message: dict[str, Any]) -> str:
+    calls = (call["function"]["arguments"] for call in message.get("tool_calls", ()))
+    return "\n".join((message.get("content") or "", *calls))
 
 
 def short_name(name: str) -> str:

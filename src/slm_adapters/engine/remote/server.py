@@ -18,7 +18,7 @@ from .errors import as_error
 from .http import Deadline, Http, Rejected
 from .request import Dialect
 
-__all__ = ["Server", "least_tokens", "most_tokens", "server_at"]
+__all__ = ["Server", "server_at"]
 
 #: ``owned_by`` in a server's model list -> its provider name.
 _OWNERS = {
@@ -175,18 +175,3 @@ def server_at(base_url: str, api_key: str | None) -> Server:
         if server is None:
             server = _servers[base_url, api_key] = Server(base_url, api_key)
         return server
-
-
-def least_tokens(text: str) -> int:
-    """A number of tokens that no tokenizer stays below for natural text.
-
-    English takes 4 to 5 characters a token; runs of one character are counted once, since a
-    token may hold many of them.
-    """
-    different = sum(1 for before, letter in zip(" " + text, text, strict=False) if before != letter)
-    return different // 8
-
-
-def most_tokens(text: str) -> int:
-    """A number that no byte-level tokenizer exceeds, with room for a template's own words."""
-    return len(text.encode()) + 1024

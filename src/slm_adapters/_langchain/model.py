@@ -147,7 +147,7 @@ class ChatSLM(AnsweringModel):
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
         params = super()._get_ls_params(stop=stop or self.stop, **kwargs)
-        params["ls_model_name"] = _name_of(kwargs.get("model") or self.model)
+        params["ls_model_name"] = self._span_name(kwargs)
         params["ls_provider"] = self._for_spans(kwargs).provider
         return params
 
@@ -232,6 +232,11 @@ class ChatSLM(AnsweringModel):
             return self._engine(kwargs)
         return ChatEngine()
 
+    def _span_name(self, kwargs: Mapping[str, Any]) -> str:
+        if self.base_url is not None:
+            return self._engine(kwargs).name
+        return _name_of(kwargs.get("model") or self.model)
+
     def _request(
         self,
         messages: Sequence[BaseMessage],
@@ -254,7 +259,7 @@ class ChatSLM(AnsweringModel):
         turn = open_turn(
             run_manager,
             provider=engine.provider,
-            model=_name_of(kwargs.get("model") or self.model),
+            model=self._span_name(kwargs),
             params=convert.params_from({**defaults, **kwargs}),
             messages=lambda: convert.messages_from(messages),
             tools=lambda: convert.tools_from(kwargs),

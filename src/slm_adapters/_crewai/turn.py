@@ -65,6 +65,7 @@ class Turn:
         self.facts = CallFacts(
             llm, llm.model_name, llm.engine_provider, llm.in_process, response_format
         )
+        self.facts.attributes.update(llm.engine_facts)
         with ExitStack() as stack:
             call_id = stack.enter_context(llm_call_context())
             stack.enter_context(sharing_facts(self.facts))

@@ -297,7 +297,7 @@ def response_metadata(completion: Completion) -> dict[str, Any]:
     reason = completion.reply.finish_reason or "stop"
     return {
         "model_name": completion.model,
-        "model_provider": LOCAL_PROVIDER,
+        "model_provider": completion.attributes.get(semconv.PROVIDER_NAME, LOCAL_PROVIDER),
         "finish_reason": "tool_calls" if reason == "tool_call" else reason,
     }
 

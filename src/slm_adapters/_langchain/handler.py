@@ -121,7 +121,7 @@ class CallRecorder(BaseCallbackHandler):
                 return
             said = convert.messages_from(messages[0]) if self.recorder.wants_content else ()
             call = self._open(run, semconv.CHAT, serialized, said, kwargs)
-            if call.fields["provider"] == LOCAL_PROVIDER:
+            if (kwargs.get("invocation_params") or {}).get("_type") == LOCAL_PROVIDER:
                 pending.announce(run_id, call, kwargs.get("invocation_params"))
         except Exception as error:
             note_failure("LangChain's on_chat_model_start", error)

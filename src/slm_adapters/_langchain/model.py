@@ -1,4 +1,4 @@
-"""``ChatSLM``: a small local model as a LangChain chat model."""
+"""``ChatSLM``: a small model, here or on a server, as a LangChain chat model."""
 
 from __future__ import annotations
 
@@ -39,17 +39,18 @@ _REQUEST_FIELDS = ("max_tokens", "temperature", "top_p", "top_k", "seed", "timeo
 _MODEL = "SLM_ADAPTERS_MODEL"
 _LOAD_FIELDS = (
     "quantization", "device", "dtype", "revision", "context_window", "trust_remote_code",
-    "adapter", "keep_alive",
+    "adapter", "keep_alive", "base_url", "tokenizer",
 )  # fmt: skip
 
 
 class ChatSLM(AnsweringModel):
-    """A small model in this process, behind LangChain's own interface.
+    """A small model in this process, or on a server, behind LangChain's own interface.
 
     Weights are loaded once per process, on the first call. With ``fallback=`` the calls this
     model cannot serve go to that LLM, with the reason on the span; without, they raise a typed
     error (``slm_adapters.errors``). ``router=`` says which answers count
-    (``slm_adapters.routing``)::
+    (``slm_adapters.routing``). With ``base_url=`` the model is one on an OpenAI-compatible server;
+    ``api_key=`` is in no dump and no pickle::
 
         agent = create_agent(ChatSLM("bundled", fallback=ChatOpenAI(model="gpt-4.1")), tools)
     """
@@ -70,6 +71,9 @@ class ChatSLM(AnsweringModel):
     adapter: str | None = None
     #: Seconds after the last reply until the weights are given back; None: never.
     keep_alive: float | None = None
+    #: An OpenAI-compatible server that has ``model``, and what to count its prompts with.
+    base_url: str | None = None
+    tokenizer: str | None = None
     temperature: float = 0.0
     top_p: float = 1.0
     top_k: int | None = None
@@ -81,6 +85,7 @@ class ChatSLM(AnsweringModel):
 
     _fallbacks: Fallbacks = PrivateAttr(default_factory=Fallbacks)
     _engines: dict[tuple[Any, ...], ChatEngine] = PrivateAttr(default_factory=dict)
+    _api_key: str | None = PrivateAttr(default=None)
 
     model_config = ConfigDict(arbitrary_types_allowed=True, populate_by_name=True)
 
@@ -95,19 +100,22 @@ class ChatSLM(AnsweringModel):
             kwargs["adapter"] = os.fspath(kwargs["adapter"])
         # Before pydantic, which would wrap the error.
         check_fallback(kwargs.get("fallback"))
+        api_key = kwargs.pop("api_key", None)
         super().__init__(**kwargs)
+        self._api_key = api_key
 
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> ChatSLM:
         """A copy that shares the weights and counts its own fallbacks."""
         copy = self.model_copy()
-        copy.__pydantic_private__ = {"_fallbacks": Fallbacks(), "_engines": self._engines}
+        own = {"_fallbacks": Fallbacks(), "_engines": self._engines, "_api_key": self._api_key}
+        copy.__pydantic_private__ = own
         return copy
 
     def __getstate__(self) -> dict[Any, Any]:
         return {**super().__getstate__(), "__pydantic_private__": None}
 
     def __setstate__(self, state: dict[Any, Any]) -> None:
-        fresh = {"_fallbacks": Fallbacks(), "_engines": {}}
+        fresh = {"_fallbacks": Fallbacks(), "_engines": {}, "_api_key": None}
         super().__setstate__({**state, "__pydantic_private__": fresh})
 
     # What LangChain asks a model about itself
@@ -168,8 +176,8 @@ class ChatSLM(AnsweringModel):
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
         params = super()._get_ls_params(stop=stop or self.stop, **kwargs)
-        params["ls_model_name"] = _name_of(*self._asked(kwargs))
-        params["ls_provider"] = LOCAL_PROVIDER
+        params["ls_model_name"] = self._span_name(kwargs)
+        params["ls_provider"] = self._for_spans(kwargs).provider
         return params
 
     def _resolve_model_profile(self) -> ModelProfile | None:
@@ -189,7 +197,9 @@ class ChatSLM(AnsweringModel):
         return profile
 
     def _window(self) -> int | None:
-        """The window as far as it is known without loading anything."""
+        """The window as far as it is known without loading or asking anything."""
+        if self.base_url is not None:
+            return self.context_window
         if isinstance(self.model, ChatEngine):
             return self.model.context_window
         try:
@@ -241,7 +251,7 @@ class ChatSLM(AnsweringModel):
         key = (model, *options.values())
         if key not in self._engines:
             # Kept: weights are given back when the last engine that used them is gone.
-            self._engines[key] = load_engine(model, **options)
+            self._engines[key] = load_engine(model, api_key=self._api_key, **options)
         return self._engines[key]
 
     def _asked(self, kwargs: Mapping[str, Any]) -> tuple[str | ChatEngine, str | None]:
@@ -249,6 +259,18 @@ class ChatSLM(AnsweringModel):
         model = kwargs.get("model") or self.model
         own = self.adapter if model == self.model else None
         return model, kwargs.get("adapter", own)
+
+    def _for_spans(self, kwargs: Mapping[str, Any]) -> ChatEngine:
+        """Who answers, as far as a span tells, without loading anything."""
+        model = kwargs.get("model") or self.model
+        if isinstance(model, ChatEngine) or self.base_url is not None:
+            return self._engine(kwargs)
+        return ChatEngine()
+
+    def _span_name(self, kwargs: Mapping[str, Any]) -> str:
+        if self.base_url is not None:
+            return self._engine(kwargs).name
+        return _name_of(*self._asked(kwargs))
 
     def _request(
         self,
@@ -268,17 +290,21 @@ class ChatSLM(AnsweringModel):
         stream: bool = False,
     ) -> Turn:
         defaults = {name: getattr(self, name) for name in _REQUEST_FIELDS}
-        return open_turn(
+        engine = self._for_spans(kwargs)
+        turn = open_turn(
             run_manager,
-            provider=LOCAL_PROVIDER,
-            model=_name_of(*self._asked(kwargs)),
+            provider=engine.provider,
+            model=self._span_name(kwargs),
             params=convert.params_from({**defaults, **kwargs}),
             messages=lambda: convert.messages_from(messages),
             tools=lambda: convert.tools_from(kwargs),
             response_format=kwargs.get("response_format"),
             streamed=stream,
-            in_process=True,
+            in_process=engine.local,
         )
+        for call in turn.calls:
+            call.note(**engine.facts)
+        return turn
 
 
 def _name_of(model: str | ChatEngine, adapter: str | None) -> str:

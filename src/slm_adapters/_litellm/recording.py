@@ -262,7 +262,7 @@ class CallRecorder(CustomLogger):  # type: ignore[misc]
     def _open(self, pending: _Pending, kwargs: Mapping[str, Any], start: Any) -> OpenCall:
         params = kwargs.get("optional_params") or {}
         wanted = self.recorder.wants_content
-        provider, local = served.provider_of(kwargs.get("custom_llm_provider"))
+        provider, local = served.provider_of(kwargs)
         started = convert.nanoseconds(start) or pending.started_ns
         # In the caller's context: its span is the parent, its labels are the call's.
         call = pending.context.run(

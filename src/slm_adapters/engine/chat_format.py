@@ -17,7 +17,7 @@ from ..calls import Message, Tool, ToolCall
 from ..errors import ChatTemplateError, InvalidToolError
 from .control_tokens import cut_message, cut_tool, unused_mark
 
-__all__ = ["ChatFormat", "Prompt", "probe", "render"]
+__all__ = ["ChatFormat", "Prompt", "probe", "render", "shaped_messages"]
 
 #: A tokenizer's template: (messages, tools, add_generation_prompt) -> text.
 Template = Callable[[list[dict[str, Any]], list[dict[str, Any]] | None, bool], str]
@@ -162,6 +162,27 @@ def render(
     text = _render(template, chat_format, messages, offered, response_format)
     opening = _opening(chat_format, tools, tool_choice)
     return Prompt(tuple((text + opening).split(cut)), opening)
+
+
+def shaped_messages(
+    chat_format: ChatFormat,
+    messages: Sequence[Message],
+    tools: Sequence[Tool] = (),
+    response_format: dict[str, Any] | None = None,
+    instruction: str = "",
+) -> list[dict[str, Any]]:
+    """The messages as ``render`` hands them to a template, for a server that has the template.
+
+    ``instruction``: a further sentence for the system message.
+    """
+    asked = "\n\n".join(t for t in (_format_instruction(response_format), instruction) if t)
+    shaped = _shaped(chat_format, messages, tools, asked)
+    for call in (call for message in shaped for call in message.get("tool_calls", ())):
+        arguments = call["function"]["arguments"]
+        if not isinstance(arguments, str):
+            # On the wire they are JSON text.
+            call["function"]["arguments"] = json.dumps(arguments, ensure_ascii=False)
+    return shaped
 
 
 def _render(

@@ -91,6 +91,11 @@ class ChatEngine:
     #: ``gen_ai.provider.name``.
     provider: str = "slm_adapters"
 
+    @property
+    def facts(self) -> dict[str, str | int | float | bool]:
+        """What its spans say whatever the outcome, such as a server's address."""
+        return {}
+
     def stream(
         self, request: ChatRequest, cancel: threading.Event | None = None
     ) -> Iterator[Chunk | Completion]:

@@ -58,6 +58,9 @@ def load_engine(
     trust_remote_code: bool = False,
     adapter: str | os.PathLike[str] | None = None,
     keep_alive: float | None = None,
+    base_url: str | None = None,
+    api_key: str | None = None,
+    tokenizer: str | None = None,
 ) -> ChatEngine:
     """An engine for a hub id, a folder, ``"bundled"``, or an engine (returned as it is).
 
@@ -67,8 +70,10 @@ def load_engine(
     ``engine.adapters.add``; the model ``"base:adapter"`` says the same. Engines of one base share
     its weights, whatever their adapters. ``keep_alive``: seconds after the last reply until the
     weights are given back; None, which wins where engines differ, is as long as there is an
-    engine. Raises ``ModelNotFoundError``, ``MissingExtraError``, and ``ValueError`` for unknown
-    words.
+    engine. ``base_url``: ask for the model of that name on an OpenAI-compatible server instead;
+    there an adapter is a model of its own. ``tokenizer``: what to count its prompts with, where
+    the server does not count. Raises ``ModelNotFoundError``, ``MissingExtraError``, and
+    ``ValueError`` for unknown words.
 
     ``load_engine("Qwen/Qwen3-1.7B").complete(ChatRequest((Message("user", "hi"),)))``
     """
@@ -79,6 +84,19 @@ def load_engine(
                 "load_engine(model, adapter=...)."
             )
         return model
+    if base_url is not None:
+        weights = {"quantization": quantization, "device": device, "dtype": dtype}
+        weights |= {"revision": revision, "adapter": adapter, "keep_alive": keep_alive}
+        _check_remote(**weights, trust_remote_code=trust_remote_code)
+        from .remote import RemoteEngine
+
+        return RemoteEngine(
+            os.fspath(model),
+            base_url,
+            api_key=api_key,
+            context_window=context_window,
+            tokenizer=tokenizer,
+        )
     from .local import LocalEngine
 
     word = _word("quantization", quantization or "none", _QUANTIZATIONS)
@@ -263,6 +281,19 @@ def _word(argument: str, value: str, allowed: tuple[str, ...]) -> str:
     if value not in allowed:
         raise ValueError(f"{argument}={value!r} is not known: pass one of {', '.join(allowed)}.")
     return value
+
+
+def _check_remote(quantization: str | None, **weights: Any) -> None:
+    given = [name for name, value in weights.items() if value]
+    if quantization not in (None, "auto"):
+        given.append("quantization")
+    if given:
+        raise ValueError(
+            f"{', '.join(sorted(given))} cannot be chosen with base_url=: the server loads the "
+            "model, so set it there (an adapter has a model name of its own on a server)."
+        )
+    if not _installed("httpx"):
+        raise MissingExtraError("base_url=", "httpx", "remote")
 
 
 def _check_extras(quantization: str) -> None:

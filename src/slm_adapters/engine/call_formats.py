@@ -124,7 +124,7 @@ FAMILIES = (
     ),
     # Llama 3.1, 3.2
     CallFormat(
-        "python_tag", f"<|python_tag|>{_NAME}", _PARAMETERS, "}", "<|python_tag|>", separator="; "
+        "python_tag", _NAME, _PARAMETERS, "}", "<|python_tag|>", "<|python_tag|>", "; "
     ),
     CallFormat("llama_json", _NAME, _PARAMETERS, "}", separator="; "),
     # xLAM

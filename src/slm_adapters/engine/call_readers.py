@@ -17,11 +17,12 @@ __all__ = [
     "fenced_body",
     "json_body",
     "json_call",
-    "mistral_body",
+    "json_calls",
+    "mistral_calls",
     "pythonic_body",
     "pythonic_or_json",
     "tool_call_body",
-    "written_body",
+    "written_calls",
     "xml_body",
 ]
 
@@ -34,15 +35,37 @@ NameAndArguments = tuple[str, Any]
 
 def json_body(body: str) -> list[NameAndArguments]:
     """One or more JSON calls: an object, an array, or objects one after the other."""
+    return _whole(body, *json_calls(body))
+
+
+def json_calls(body: str) -> tuple[list[NameAndArguments], int]:
+    """The JSON calls that ``body`` begins with, and where they end."""
     calls: list[NameAndArguments] = []
-    at = 0
-    while body[at:].strip(" \t\r\n;,"):
-        at += len(body[at:]) - len(body[at:].lstrip(" \t\r\n;,"))
-        value, at = read_json(body, at)
-        for item in value if isinstance(value, list) else [value]:
-            calls.append(json_call(item))
+    end = at = 0
+    while (at := _past(" \t\r\n;,", body, at)) < len(body):
+        try:
+            value, at = read_json(body, at)
+            calls += [json_call(item) for item in (value if isinstance(value, list) else [value])]
+        except ValueError:
+            if calls:
+                break
+            raise
+        end = at
+    return calls, end
+
+
+def _past(letters: str, text: str, at: int) -> int:
+    while at < len(text) and text[at] in letters:
+        at += 1
+    return at
+
+
+def _whole(body: str, calls: list[NameAndArguments], end: int) -> list[NameAndArguments]:
+    """``calls``, if they are all that ``body`` holds."""
     if not calls:
         raise ValueError("no call in an empty body")
+    if body[end:].strip(" \t\r\n;,"):
+        raise ValueError("text after the calls")
     return calls
 
 
@@ -73,24 +96,40 @@ def _unquoted(arguments: Any) -> Any:
     return {} if arguments is None else arguments
 
 
-_FUNCTION = re.compile(r"<function=([^>\s]+)\s*>(.*?)(?:</function>|\Z)", re.DOTALL)
-_PARAMETER = re.compile(
-    r"<parameter=([^>\s]+)\s*>(.*?)(?:</parameter>|(?=<parameter=)|\Z)", re.DOTALL
-)
+_FUNCTION = re.compile(r"<function=([^>\s]+)\s*>")
+_PARAMETER = re.compile(r"\s*<parameter=([^>\s]+)\s*>")
+_UNCLOSED = re.compile(r"(?=<parameter=)|(?=</function>)|\Z")
 
 
 def xml_body(body: str) -> list[NameAndArguments]:
     """``<function=name><parameter=key>value</parameter></function>``, or JSON inside."""
     calls: list[NameAndArguments] = []
-    for name, inner in _FUNCTION.findall(body):
-        if inner.strip().startswith("{"):
-            calls.append((name, read_json(inner)[0]))
+    at = 0
+    while (head := _FUNCTION.search(body, at)) is not None:
+        at = _past(" \t\r\n", body, head.end())
+        arguments: Any
+        if body.startswith("{", at):
+            arguments, at = read_json(body, at)
         else:
-            pairs = _PARAMETER.findall(inner)
-            calls.append((name, {key: XmlText(_one_line_break(v)) for key, v in pairs}))
+            arguments, at = _parameters(body, at)
+        calls.append((head.group(1), arguments))
     if not calls:
         raise ValueError("no <function=...> in the body")
     return calls
+
+
+def _parameters(body: str, at: int) -> tuple[dict[str, Any], int]:
+    found: dict[str, Any] = {}
+    while (head := _PARAMETER.match(body, at)) is not None:
+        end = body.find("</parameter>", head.end())
+        if end < 0:
+            unclosed = _UNCLOSED.search(body, head.end())
+            assert unclosed is not None, "the pattern finds at least the end"
+            end = at = unclosed.start()
+        else:
+            at = end + len("</parameter>")
+        found[head.group(1)] = XmlText(_one_line_break(body[head.end() : end]))
+    return found, at
 
 
 class XmlText(str):
@@ -110,19 +149,18 @@ _MISTRAL = re.compile(
 )
 
 
-def mistral_body(body: str) -> list[NameAndArguments]:
-    """A JSON array of calls, or ``name[ARGS]{...}`` repeated."""
+def mistral_calls(body: str) -> tuple[list[NameAndArguments], int]:
+    """A JSON array of calls, or ``name[ARGS]{...}`` repeated, and where they end."""
     if body.lstrip().startswith(("[{", "{", "[ {")):
-        return json_body(body)
+        return json_calls(body)
     calls: list[NameAndArguments] = []
     at = 0
-    while body[at:].strip():
-        name = _MISTRAL.match(body, at)
-        if name is None:
-            raise ValueError("no name before the arguments")
+    while (name := _MISTRAL.match(body, at)) is not None:
         arguments, at = read_json(body, name.end())
         calls.append((name.group(1), arguments))
-    return calls
+    if not calls:
+        raise ValueError("no name before the arguments")
+    return calls, at
 
 
 _CALL_HEAD = re.compile(r"[\s,;]*([\w.-]+)\s*\(\s*")
@@ -204,8 +242,8 @@ def pythonic_or_json(body: str) -> list[NameAndArguments]:
         return pythonic_body(body)
 
 
-def written_body(text: str, form: CallFormat) -> list[NameAndArguments]:
-    """Exactly what ``form`` writes, with arguments in JSON."""
+def written_calls(text: str, form: CallFormat) -> tuple[list[NameAndArguments], int]:
+    """Exactly what ``form`` writes, with arguments in JSON, and where it ends."""
     calls: list[NameAndArguments] = []
     at = _after(form.opening, text, 0)
     while True:
@@ -220,11 +258,8 @@ def written_body(text: str, form: CallFormat) -> list[NameAndArguments]:
         calls.append((text[start:end], arguments))
         at = _after(form.after, text, at)
         if not form.separator or not text.startswith(form.separator, at):
-            break
+            return calls, _after(form.closing, text, at)
         at += len(form.separator)
-    if text[_after(form.closing, text, at) :].strip():
-        raise ValueError("text after the calls")
-    return calls
 
 
 def _after(expected: str, text: str, at: int) -> int:

@@ -37,9 +37,14 @@ def resolve_format(
     if parse is not None:
         candidates = ([seen] if seen else []) + list(FAMILIES)
         for form in candidates:
-            if parse(form.write(probe_calls[:1])) == list(probe_calls[:1]):
+            if _as_text(parse(form.write(probe_calls[:1]))) == _as_text(probe_calls[:1]):
                 return form
     return seen or _told(tools_told) or _told("".join(tokens))
+
+
+def _as_text(calls: Sequence[tuple[str, Any]]) -> list[tuple[str, dict[str, str]]]:
+    """Without the types that only a tool's schema gives."""
+    return [(name, {key: str(value) for key, value in args.items()}) for name, args in calls]
 
 
 def _rendered(written: Sequence[str], calls: Sequence[tuple[str, Any]]) -> CallFormat | None:

@@ -20,11 +20,12 @@ from .call_readers import (
     fenced_body,
     json_body,
     json_call,
-    mistral_body,
+    json_calls,
+    mistral_calls,
     pythonic_body,
     pythonic_or_json,
     tool_call_body,
-    written_body,
+    written_calls,
     xml_body,
 )
 from .json_repair import read_json
@@ -47,10 +48,14 @@ class ParsedReply:
 
 @dataclass(frozen=True, slots=True)
 class _Format:
+    """``read`` takes all between ``opening`` and ``closing``; without a closing text,
+    ``read_ahead`` finds the end itself."""
+
     opening: str
-    closing: str | None
-    read: Callable[[str], list[NameAndArguments]]
-    #: Whether ``read`` itself refuses what is not whole.
+    closing: str = ""
+    read: Callable[[str], list[NameAndArguments]] = json_body
+    read_ahead: Callable[[str], tuple[list[NameAndArguments], int]] = json_calls
+    #: Whether ``read_ahead`` refuses what is not whole.
     exact: bool = False
 
 
@@ -68,8 +73,8 @@ _FORMATS = (
     ),
     _Format("<function_calls>", "</function_calls>", pythonic_or_json),  # Olmo
     _Format("<TOOLCALL>", "</TOOLCALL>", json_body),  # Nemotron
-    _Format("[TOOL_CALLS]", None, mistral_body),
-    _Format("<|python_tag|>", None, json_body),  # Llama 3
+    _Format("[TOOL_CALLS]", read_ahead=mistral_calls),
+    _Format("<|python_tag|>"),  # Llama 3
 )
 _FENCE = _Format("```", "```", fenced_body)
 
@@ -153,8 +158,12 @@ def _bare(text: str, offered: Collection[str]) -> tuple[list[NameAndArguments], 
 def _formats(form: CallFormat | None) -> tuple[_Format, ...]:
     if form is None or not form.marker or form.marker in MARKERS:
         return _FORMATS
-    own = _Format(form.marker, None, lambda body: written_body(form.marker + body, form), True)
-    return (own, *_FORMATS)
+
+    def read_ahead(body: str) -> tuple[list[NameAndArguments], int]:
+        calls, end = written_calls(form.marker + body, form)
+        return calls, end - len(form.marker)
+
+    return (_Format(form.marker, read_ahead=read_ahead, exact=True), *_FORMATS)
 
 
 def _pieces(
@@ -177,9 +186,8 @@ def _call_at(
 ) -> tuple[int, list[NameAndArguments]]:
     """Where the call that begins at ``begin`` ends, and what it says."""
     inside = begin + len(form.opening)
-    if form.closing is None:
-        whole = form.exact or not cut_off or _balanced(text[inside:])
-        return len(text), _read(form, text[inside:]) if whole else []
+    if not form.closing:
+        return _read_ahead(form, text, inside, cut_off)
     ends = list(islice(_ends(form.closing, text, inside), _MOST_ENDS))
     for end in ends:
         # An argument may hold the closing text; a call that ends there cannot be read.
@@ -189,6 +197,18 @@ def _call_at(
     if ends:
         return ends[0] + len(form.closing), _read(form, text[inside : ends[0]])
     return len(text), [] if cut_off else _read(form, text[inside:])
+
+
+def _read_ahead(
+    form: _Format, text: str, inside: int, cut_off: bool
+) -> tuple[int, list[NameAndArguments]]:
+    try:
+        calls, end = form.read_ahead(text[inside:])
+    except ValueError:
+        return len(text), []
+    if cut_off and not form.exact and not _balanced(text[inside : inside + end]):
+        return len(text), []
+    return inside + end, calls
 
 
 def _ends(closing: str, text: str, at: int) -> Iterator[int]:

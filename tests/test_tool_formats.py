@@ -122,6 +122,7 @@ def test_t34_the_tokenizer_s_own_word_comes_first() -> None:
     tokenizer = family_tokenizer(family)
     tokenizer.response_template = {
         "defaults": {"role": "assistant"},
+        "start_anchor": "<|im_start|>assistant\n",
         "fields": {
             "tool_calls": {
                 "open_pattern": r"\s*<tool_call>\s*<function=(?P<name>[^>\n]+)>",
@@ -174,8 +175,34 @@ _BITS = [
     *(form.write(CALLS[:1]) for form in FORMS.values()),
     *(form.write(CALLS) for form in FORMS.values()),
     *(form.marker for form in FORMS.values() if form.marker),
-    *("</tool_call>", "</function>", "<parameter=q>", "</parameter>", "[ARGS]", "<escape>", '<|"|>'),
-    *("```json", "```", "{", "}", "[", "]", "(", ")", '"', "'", ",", ":", "=", "\\", "\n", " ", ";"),
+    *(
+        "</tool_call>",
+        "</function>",
+        "<parameter=q>",
+        "</parameter>",
+        "[ARGS]",
+        "<escape>",
+        '<|"|>',
+    ),
+    *(
+        "```json",
+        "```",
+        "{",
+        "}",
+        "[",
+        "]",
+        "(",
+        ")",
+        '"',
+        "'",
+        ",",
+        ":",
+        "=",
+        "\\",
+        "\n",
+        " ",
+        ";",
+    ),
     *('{"name": "book_table", "arguments": ', "book_table(", "call:book_table{", "null", "True"),
     *("<think>", "</think>", "é", "🙂", "\u2028", "\x00", "word "),
 ]
@@ -231,7 +258,9 @@ def test_text_around_calls_is_kept(names: list[str], words: list[int]) -> None:
 
 @settings(max_examples=200, deadline=None)
 @given(st.text(max_size=60), st.lists(st.text(min_size=1, max_size=4), max_size=3), _SIZES)
-def test_the_stop_matcher_finds_the_first_stop(text: str, stops: list[str], sizes: list[int]) -> None:
+def test_the_stop_matcher_finds_the_first_stop(
+    text: str, stops: list[str], sizes: list[int]
+) -> None:
     """What is shown is the text before the first stop, for any split, and never a part of it."""
     hits = [at for stop in stops if (at := text.find(stop)) >= 0]
     expected = text[: min(hits)] if hits else text
@@ -247,7 +276,9 @@ def test_the_stop_matcher_finds_the_first_stop(text: str, stops: list[str], size
 
 @settings(max_examples=150, deadline=None)
 @given(_TEXTS, _SIZES, st.booleans())
-def test_thoughts_end_at_the_same_place_for_any_split(text: str, sizes: list[int], begun: bool) -> None:
+def test_thoughts_end_at_the_same_place_for_any_split(
+    text: str, sizes: list[int], begun: bool
+) -> None:
     """The filter of thoughts is a function of the text alone."""
 
     def shown(left: Any) -> str:
@@ -278,7 +309,7 @@ def test_json_repair_reads_or_refuses(text: str) -> None:
 @given(st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False)
     | st.text(max_size=8),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    lambda x: st.lists(x, max_size=3) | st.dictionaries(st.text(max_size=4), x, max_size=3),
     max_leaves=8,
 ))  # fmt: skip
 def test_json_repair_changes_no_json(value: Any) -> None:

@@ -15,8 +15,10 @@ __all__ = ["asked_schema", "reply_grammar"]
 
 _REACT = r"""
 react: react_act REACT_NAME "\nAction Input: " react_input | react_end REACT_ANSWER
-react_act[lazy]: /Thought:(?s:.*)\nAction: /
-react_end[lazy]: /Thought:(?s:.*)\nFinal Answer: /
+react_act[lazy]: REACT_ACT
+react_end[lazy]: REACT_END
+REACT_ACT: (/Thought:(?s:.*)/ & ~/(?s:.*)Observation(?s:.*)/) "\nAction: "
+REACT_END: (/Thought:(?s:.*)/ & ~/(?s:.*)Observation(?s:.*)/) "\nFinal Answer: "
 REACT_ANSWER: /(?s:.+)/
 """
 

@@ -85,7 +85,9 @@ def _native_parser(tokenizer: Any) -> NativeParser | None:
 
     def parse(text: str) -> list[tuple[str, Any]]:
         with contextlib.suppress(Exception):
-            message = tokenizer.parse_response(text, prefix="")
+            # Most readers find the start of the reply by what the prompt ends with.
+            prefix = render_chat(tokenizer, "tools", [{"role": "user", "content": "a"}], None, True)
+            message = tokenizer.parse_response(text, prefix=prefix)
             functions = [call["function"] for call in message.get("tool_calls") or ()]
             return [(f["name"], f["arguments"]) for f in functions]
         return []

@@ -89,6 +89,8 @@ class ReplyWriter:
             everything=self._json_only or (bound and bool(offered)),
             marker=loaded.chat_format.calls.marker,
         )
+        #: Of the opening, what a stream is still to show.
+        self._lead = self._calls.feed(prompt.opening)
         self._shown: list[str] = []
         self._visible = bool(prompt.opening)
         self._retried, self._refused = False, frozenset[int]()
@@ -133,7 +135,8 @@ class ReplyWriter:
         """The text that an accepted token makes visible; a stop string in it ends the reply."""
         if token in self._loaded.end_ids:
             return ""
-        piece = self._read(self._characters.feed(token))
+        piece = self._lead + self._read(self._characters.feed(token))
+        self._lead = ""
         if self._stops.stopped:
             self._end = "stop"
         if piece:
@@ -183,9 +186,9 @@ class ReplyWriter:
             if self._constraint and self._constraint.protects
             else (tail + self._stops.flush())
         )
-        undecided = self._calls.feed(tail) + self._calls.flush()
+        undecided = self._lead + self._calls.feed(tail) + self._calls.flush()
         return tool_formats.read_calls(
-            self._prompt.opening + undecided,
+            undecided,
             self._schemas,
             cut_off=self._end == "length",
             schemas=self._schemas,

@@ -169,3 +169,27 @@ def family_model(folder: Path, weights: Path, family: Family) -> Path:
 def random_weights(folder: Path) -> Path:
     """Weights that any family's tokenizer fits."""
     return tiny_model(folder, vocab_size=LOGITS)
+
+
+def script(engine: Any, monkeypatch: Any, *texts: str) -> None:
+    """Let the model want these replies, one after the other: each token scores highest where it
+    may be chosen, and when there are none left, what the grammar asks for comes to an end."""
+    import torch
+
+    loaded, left = engine._handle.loaded(), list(texts)
+    replies: dict[Any, list[int]] = {}
+
+    def choose(generations: Any, masks: Any = None, bans: Any = None) -> list[int]:
+        (generation,), (mask,), (ban,) = generations, masks, bans
+        if generation not in replies:
+            replies[generation] = [*loaded.encode(left.pop(0)), loaded.end_ids[0]]
+        scores = torch.zeros(loaded.grammars.size)
+        scores[[*loaded.encode('"'), *loaded.encode("}")]] = 0.5
+        if replies[generation]:
+            scores[replies[generation].pop(0)] = 1.0
+        if mask is not None:
+            scores[~mask] = -torch.inf
+        scores[list(ban)] = -torch.inf
+        return [int(scores.argmax())]
+
+    monkeypatch.setattr(loaded.decoder, "choose", choose)

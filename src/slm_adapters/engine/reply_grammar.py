@@ -17,8 +17,9 @@ _REACT = r"""
 react: react_act REACT_NAME "\nAction Input: " react_input | react_end REACT_ANSWER
 react_act[lazy]: REACT_ACT
 react_end[lazy]: REACT_END
-REACT_ACT: (/Thought:(?s:.*)/ & ~/(?s:.*)Observation(?s:.*)/) "\nAction: "
-REACT_END: (/Thought:(?s:.*)/ & ~/(?s:.*)Observation(?s:.*)/) "\nFinal Answer: "
+REACT_ACT: THOUGHT "\nAction: "
+REACT_END: THOUGHT "\nFinal Answer: "
+THOUGHT: /Thought:(?s:.{0,1200})/ & ~/(?s:.*)Observation(?s:.*)/
 REACT_ANSWER: /(?s:.+)/
 """
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,6 +17,7 @@ __all__ = [
     "messages_of",
     "params_of",
     "provider_of",
+    "react_tools_of",
     "reply_of",
     "response_format_of",
     "tool_calls_of",
@@ -78,6 +80,22 @@ def messages_of(messages: Any) -> tuple[Message, ...]:
     if isinstance(messages, str):
         return (Message("user", messages),)
     return tuple(Message.from_openai(m) for m in messages if isinstance(m, Mapping))
+
+
+#: ``Action: ... only one name of [a, b], ...`` and ``Action: [name from a, b]``.
+_ACTION = re.compile(r"^Action: [^\n]*\[(?:name from )?([^\[\]\n]+)\]", re.MULTILINE)
+
+
+def react_tools_of(messages: Sequence[Message], stop: Sequence[str]) -> tuple[str, ...]:
+    """Names of the tools an agent may act with in text; empty where it does not work that way.
+
+    CrewAI describes them in the prompt then, and stops at the observation.
+    """
+    if not any("Observation:" in word for word in stop):
+        return ()
+    found = [match for message in messages for match in _ACTION.findall(message.text)]
+    names = found[-1].split(",") if found else []
+    return tuple(name.strip() for name in names if name.strip())
 
 
 def tools_of(tools: Any) -> tuple[Tool, ...]:

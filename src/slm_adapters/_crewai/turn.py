@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -143,7 +143,10 @@ class Turn:
         tools = convert.tools_of(asked.tools)
         check_tools(tools)
         messages = convert.messages_of(asked.messages)
-        self.request = llm.request(messages, tools, self.facts.response_format, asked.from_agent)
+        request = llm.request(messages, tools, self.facts.response_format, asked.from_agent)
+        if not tools:
+            request = replace(request, react_tools=convert.react_tools_of(messages, request.stop))
+        self.request = request
         if any(message.get("files") for message in asked.messages):
             raise UnsupportedContentError(
                 f"a message holds files, and {llm.model_name} reads text only: remove "

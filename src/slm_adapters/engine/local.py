@@ -19,7 +19,7 @@ from .engine import ChatEngine, ChatRequest, Chunk, Completion
 from .patience import Patience
 from .sampling import Sampling
 from .scheduler import Ticket
-from .writer import ReplyWriter, encode
+from .writer import ReplyWriter, encode, prompt_tokens
 
 if TYPE_CHECKING:
     from .loader import Handle
@@ -79,7 +79,8 @@ class LocalEngine(ChatEngine):
 
     def count_tokens(self, messages: Sequence[Message], tools: Sequence[Tool] = ()) -> int:
         """Prompt tokens of these messages and tools, exactly as the model would read them."""
-        return len(encode(self._handle.loaded(), ChatRequest(tuple(messages), tuple(tools))).tokens)
+        request = ChatRequest(tuple(messages), tuple(tools))
+        return len(prompt_tokens(self._handle.loaded(), request)[0])
 
     def stream(
         self, request: ChatRequest, cancel: threading.Event | None = None

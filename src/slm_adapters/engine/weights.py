@@ -22,8 +22,8 @@ from ..errors import (
     ModelNotFoundError,
 )
 from .adapters import Adapters
-from .chat_format import ChatFormat, probe
 from .decoder import Decoder
+from .grammar import Grammars
 from .machine import (
     best_device,
     best_dtype,
@@ -35,8 +35,16 @@ from .machine import (
 from .quiet import no_kernel_download, quiet
 from .sampling import Sampling
 from .scheduler import Scheduler
-from .tokenizing import decoder, encoder, end_ids, render_chat, tools_keyword
-from .tool_formats import MARKERS
+from .template_probe import ChatFormat
+from .tokenizing import (
+    chat_format_of,
+    decoder,
+    encoder,
+    end_ids,
+    render_chat,
+    tools_keyword,
+)
+from .tool_formats import DELIMITERS
 
 __all__ = ["LoadedModel", "Source", "load_model", "resolve"]
 
@@ -44,9 +52,6 @@ logger = logging.getLogger("slm_adapters")
 
 #: Keys and values kept for reuse, at most: bytes on a CPU and on an accelerator.
 _PREFIX_BYTES_CPU, _PREFIX_BYTES_GPU = 256 << 20, 1 << 30
-#: Token texts that stay in a reply although they are special: they announce thoughts and calls.
-_KEPT = (*MARKERS, "<think>", "</think>", "[ARGS]", "[CALL_ID]")
-_KEPT += ("</tool_call>", "<|tool_call_end|>", "<|/tool_call|>", "</function_calls>", "</TOOLCALL>")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +86,7 @@ class LoadedModel:
     control_tokens: tuple[str, ...]
     encode: Callable[[str], list[int]]
     decode: Callable[[list[int]], str]
+    grammars: Grammars
     scheduler: Scheduler
     adapters: Adapters
 
@@ -231,13 +237,16 @@ def _assemble(
     adapters = Adapters(model)
     steps = Decoder(model, borders=ends, prefix_budget=budget, adapters=adapters)
     nbytes = int(model.get_memory_footprint()) + getattr(steps.network, "kept_bytes", 0)
-    silent = {i for token, i in added.items() if token in special and token not in _KEPT}
+    encode = encoder(tokenizer)
+    chat_format = chat_format_of(tokenizer, keyword)
+    spoken = "".join(DELIMITERS) + chat_format.calls.write([("name", {"key": "value"})])
+    silent = {i for token, i in added.items() if token in special and token not in spoken}
     return LoadedModel(
         source=source,
         model=model,
         tokenizer=tokenizer,
         tools_keyword=keyword,
-        chat_format=probe(lambda m, t, a: render_chat(tokenizer, keyword, m, t, a)),
+        chat_format=chat_format,
         decoder=steps,
         window=fitting_window(model),
         quantization=_quantization_in_force(source, model),
@@ -247,11 +256,17 @@ def _assemble(
         silent_ids=frozenset(silent) | set(ends),
         special_tokens=tuple(sorted(special & set(added), key=len, reverse=True)),
         control_tokens=tuple(sorted(added, key=len, reverse=True)),
-        encode=encoder(tokenizer),
+        encode=encode,
         decode=decoder(tokenizer),
+        grammars=Grammars(tokenizer, encode, ends=ends, size=_logits(model)),
         scheduler=Scheduler(steps, memory=cache_tokens(model), idle_s=idle_s, on_idle=on_idle),
         adapters=adapters,
     )
+
+
+def _logits(model: Any) -> int:
+    """Logits per token, which may be more than the tokenizer has tokens."""
+    return int(model.config.get_text_config().vocab_size)
 
 
 def _first_forwards(loaded: LoadedModel) -> bool:

@@ -87,6 +87,8 @@ DEVICE = "slm_adapters.device"
 QUANTIZATION = "slm_adapters.quantization"
 DECODE_RATE = "slm_adapters.decode.tokens_per_second"
 QUEUE_TIME = "slm_adapters.queue.seconds"
+#: The way of writing tool calls that was found out for a local model.
+TOOL_FORMAT = "slm_adapters.tool_format"
 #: Probability of the reply's tokens: their geometric mean, and the least likely one's.
 CONFIDENCE = "slm_adapters.confidence"
 CONFIDENCE_LOWEST = "slm_adapters.confidence.lowest"

@@ -13,8 +13,9 @@ from typing import Any
 
 from ...calls import Tool
 from ...errors import UnsupportedContentError
-from ..chat_format import ChatFormat, shaped_messages
+from ..chat_format import shaped_messages
 from ..engine import ChatRequest
+from ..template_probe import ChatFormat
 
 __all__ = [
     "Dialect",

@@ -17,10 +17,11 @@ mkdir -p "$dir"
 shared=(test_recorder test_hooks test_content test_metrics test_export test_instrument
   test_one_llm_span)
 langchain=(test_langchain_recorder test_langchain_nesting test_langchain_graphs
-  test_langchain_broken_off test_langchain_model test_litellm_recorder)
+  test_langchain_broken_off test_langchain_model test_litellm_recorder
+  test_litellm_real_http)
 crewai=(test_crewai_recorder test_crewai_coverage test_crewai_instrument test_crewai_old_way
   test_crewai_swap test_crewai_slm test_litellm_crewai test_conformance test_spending test_traps
-  test_one_span_in_layers test_tool_timeouts)
+  test_tool_timeouts)
 
 environment() { # name resolution extra ...
   local name=$1 resolution=$2 extras=()
@@ -34,8 +35,7 @@ environment() { # name resolution extra ...
   "$uv" pip install -q --python "$dir/$name" -r "$dir/$name.txt" || return 1
   # The tools that run the tests are not what is tested: any release that fits.
   "$uv" pip install -q --python "$dir/$name" -r "$dir/$name.txt" \
-    'pytest>=8' 'pytest-asyncio>=1.0' 'hypothesis>=6' 'langchain-openai>=1.0' pyyaml \
-    opentelemetry-instrumentation-httpx || return 1
+    'pytest>=8' 'pytest-asyncio>=1.0' 'hypothesis>=6' 'langchain-openai>=1.0' pyyaml || return 1
 }
 
 failed=0

@@ -297,14 +297,14 @@ def memory(R):
         return x["rss_kb"] / 1024 if "rss_kb" in x else None
 
     ours, rival = data[OURS], best(data, grown, others(R, "G_mem"))
-    kept, unsampled = ours["objects"], ours["unsampled_objects_per_call"]
+    kept, unsampled = ours["objects"] / ours["n"], ours["unsampled_objects_per_call"]
     yield (
-        f"{ours['n']:,} calls: growth; objects kept; objects a call kept when not sampled",
+        f"{ours['n']:,} calls: growth; objects kept a call, sampled and not",
         "under 1.5 MB; 0; 0",
-        f"{num(grown(ours), 1)} MB; {kept if kept > 1 else 0}; {num(abs(unsampled), 1)}",
+        f"{num(grown(ours), 1)} MB; {num(abs(kept), 2)}; {num(abs(unsampled), 2)}",
         f"{num(grown(data['floor-handler']), 1)} MB" if "floor-handler" in data else "–",
         f"{rival[1]} {num(rival[0], 1)} MB" if rival else "–",
-        yes(grown(ours) < 1.5 and kept <= 1 and abs(unsampled) < 0.1),
+        yes(grown(ours) < 1.5 and abs(kept) < 0.005 and abs(unsampled) < 0.005),
     )
 
 

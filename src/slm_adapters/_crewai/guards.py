@@ -10,10 +10,9 @@ from __future__ import annotations
 import functools
 import inspect
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from ..telemetry.current import get_context
 from ..telemetry.harmless import note_failure, shielded, warn_once
@@ -37,25 +36,39 @@ _CALL_ARGUMENTS = (
 
 
 class Boundary:
-    """A call into CrewAI that is running: what it opens ends with it at the latest."""
+    """A call into CrewAI that is running: what it opens ends with it at the latest.
+
+    A ``with`` block makes it the current one.
+    """
 
     __slots__ = ("outer",)
 
-    def __init__(self, outer: Boundary | None) -> None:
-        self.outer = outer
+    def __init__(self) -> None:
+        self.outer = _boundary.get()
+
+    def __enter__(self) -> Self:
+        _boundary.set(self)
+        return self
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if error is not None:
+            for sink in _sinks():
+                with shielded("ending spans after an exception"):
+                    sink.unwind(self, error)
+        _boundary.set(self.outer)
 
 
 class Attempt(Boundary):
     """One attempt of ``llm.call``; handed to the sinks if it emitted no events."""
 
     __slots__ = (
-        "ambient", "arguments", "ended_ns", "error", "last_event", "llm", "number", "result",
-        "seen", "started_ns",
+        "ambient", "arguments", "ended_ns", "error", "last_event", "llm", "number", "operation",
+        "result", "seen", "started_ns",
     )  # fmt: skip
 
-    def __init__(self, outer: Boundary | None, number: int) -> None:
-        super().__init__(outer)
-        self.number = number
+    def __init__(self, operation: Callable[[], Any], number: int) -> None:
+        super().__init__()
+        self.operation, self.number = operation, number
         self.started_ns, self.ended_ns = time.time_ns(), 0
         self.ambient = get_context()
         self.last_event = _last_event() if listening.active() else None
@@ -65,6 +78,12 @@ class Attempt(Boundary):
         #: Only known of an attempt that emitted no events.
         self.llm: Any = None
         self.arguments: dict[str, Any] = {}
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        super().__exit__(kind, error, trace)
+        if not _spoke(self):
+            self.error, self.ended_ns = error, time.time_ns()
+            _speak_for(self)
 
 
 _boundary: ContextVar[Boundary | None] = ContextVar("slm_adapters_crewai", default=None)
@@ -128,32 +147,17 @@ def _watched_entry(function: Callable[..., Any]) -> Callable[..., Any]:
 
         @functools.wraps(function)
         async def awatched(*args: Any, **kwargs: Any) -> Any:
-            with _inside(Boundary(_boundary.get())):
+            with Boundary():
                 return await function(*args, **kwargs)
 
         return awatched
 
     @functools.wraps(function)
     def watched(*args: Any, **kwargs: Any) -> Any:
-        with _inside(Boundary(_boundary.get())):
+        with Boundary():
             return function(*args, **kwargs)
 
     return watched
-
-
-@contextmanager
-def _inside(boundary: Boundary) -> Iterator[None]:
-    """Make ``boundary`` the current one; if the block raises, end what it left open."""
-    _boundary.set(boundary)
-    try:
-        yield
-    except BaseException as error:
-        for sink in _sinks():
-            with shielded("ending spans after an exception"):
-                sink.unwind(boundary, error)
-        raise
-    finally:
-        _boundary.set(boundary.outer)
 
 
 def _watched_loop(loop: Callable[..., Any]) -> Callable[..., Any]:
@@ -164,7 +168,7 @@ def _watched_loop(loop: Callable[..., Any]) -> Callable[..., Any]:
             numbers = iter(range(1, 1000))
 
             async def attempt() -> Any:
-                with _attempting(operation, next(numbers)) as call:
+                with Attempt(operation, next(numbers)) as call:
                     call.result = await operation()
                 return call.result
 
@@ -177,7 +181,7 @@ def _watched_loop(loop: Callable[..., Any]) -> Callable[..., Any]:
         numbers = iter(range(1, 1000))
 
         def attempt() -> Any:
-            with _attempting(operation, next(numbers)) as call:
+            with Attempt(operation, next(numbers)) as call:
                 call.result = operation()
             return call.result
 
@@ -186,23 +190,8 @@ def _watched_loop(loop: Callable[..., Any]) -> Callable[..., Any]:
     return watched
 
 
-@contextmanager
-def _attempting(operation: Callable[[], Any], number: int) -> Iterator[Attempt]:
-    attempt = Attempt(_boundary.get(), number)
-    try:
-        with _inside(attempt):
-            yield attempt
-    except BaseException as error:
-        attempt.error = error
-        raise
-    finally:
-        if not _spoke(attempt):
-            attempt.ended_ns = time.time_ns()
-            _speak_for(attempt, operation)
-
-
-def _speak_for(attempt: Attempt, operation: Callable[[], Any]) -> None:
-    attempt.llm, attempt.arguments = _asked(operation)
+def _speak_for(attempt: Attempt) -> None:
+    attempt.llm, attempt.arguments = _asked(attempt.operation)
     if attempt.llm is None:
         return
     # What wraps another LLM has its record in the one inside.

@@ -64,12 +64,9 @@ _PARAMETERS = (
 
 def low_cardinality(name: Any) -> str | None:
     """``name`` if it may name a span: short, one line, no ids in it; else None."""
-    return _label(name) if isinstance(name, str) else None
-
-
-@functools.lru_cache(maxsize=1024)
-def _label(name: str) -> str | None:
-    text = name.strip()
+    if not isinstance(name, str):
+        return None
+    text: str = name.strip()
     return text if semconv.may_be_a_label(text) else None
 
 

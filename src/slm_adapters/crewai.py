@@ -7,6 +7,8 @@ Agent(role="Researcher", ..., llm=SLM("Qwen/Qwen3-1.7B", fallback="gpt-4.1-mini"
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from .errors import MissingExtraError
 
 try:
@@ -16,8 +18,21 @@ except ModuleNotFoundError as error:
         raise
     raise MissingExtraError("slm_adapters.crewai", "crewai", "crewai") from None
 
-from ._crewai.model import SLM
 from ._crewai.recording import CallRecorder, instrument, traced, uninstrument
-from ._crewai.swapping import swap
+
+if TYPE_CHECKING:
+    from ._crewai.model import SLM
+    from ._crewai.swapping import swap
 
 __all__ = ["SLM", "CallRecorder", "instrument", "swap", "traced", "uninstrument"]
+
+
+def __getattr__(name: str) -> Any:
+    # Who only records pays for no engine and no routing.
+    if name not in ("SLM", "swap"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from ._crewai.model import SLM
+    from ._crewai.swapping import swap
+
+    globals().update(SLM=SLM, swap=swap)
+    return globals()[name]

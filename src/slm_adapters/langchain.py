@@ -12,6 +12,8 @@ Raises ``MissingExtraError`` on import when LangChain is not installed.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from .errors import MissingExtraError
 
 try:
@@ -23,7 +25,19 @@ except ModuleNotFoundError as error:
 
 from ._langchain.everywhere import instrument, uninstrument
 from ._langchain.handler import CallRecorder
-from ._langchain.model import ChatSLM
 from ._langchain.tracing import traced
 
+if TYPE_CHECKING:
+    from ._langchain.model import ChatSLM
+
 __all__ = ["CallRecorder", "ChatSLM", "instrument", "traced", "uninstrument"]
+
+
+def __getattr__(name: str) -> Any:
+    # Who only records pays for no engine and no routing.
+    if name != "ChatSLM":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from ._langchain.model import ChatSLM
+
+    globals()[name] = ChatSLM
+    return ChatSLM

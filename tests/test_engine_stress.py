@@ -105,7 +105,8 @@ def together(engine: LocalEngine, requests: list[ChatRequest]) -> list[Any]:
 # --- ten thousand requests -------------------------------------------------------------------
 
 TYPED = (CancelledGenerationError, DeadlineExceededError, ContextOverflowError, EmptyReplyError)
-REQUESTS, THREADS, TASKS = 10_000, 32, 32
+THREADS = TASKS = 32
+REQUESTS = 157 * (THREADS + TASKS)
 
 
 def random_request(rng: random.Random) -> tuple[str, ChatRequest]:
@@ -233,7 +234,7 @@ def test_ten_thousand_requests_of_every_kind(engine) -> None:
     spent = time.perf_counter() - started
     grown = resident_mb() - settled
     print(f"\n{sum(outcomes.values())} requests in {spent:.1f} s, {grown:+.1f} MB: {outcomes}")
-    assert sum(outcomes.values()) == REQUESTS // (THREADS + TASKS) * (THREADS + TASKS)
+    assert sum(outcomes.values()) == REQUESTS > 10_000
     for kind in ("Completion", "closed", "cancelled", *(error.__name__ for error in TYPED[:3])):
         assert outcomes[kind] > 50, kind
     assert is_idle(engine)

@@ -453,7 +453,7 @@ def test_any_runnable_over_an_llm_is_a_fallback() -> None:
 def test_images_are_refused_by_name_or_left_to_the_fallback() -> None:
     """A text model says what it cannot read."""
     image = HumanMessage([{"type": "image_url", "image_url": {"url": "data:,"}}])
-    with pytest.raises(errors.ModelError, match="image_url"):
+    with pytest.raises(errors.UnsupportedContentError, match="image_url"):
         ChatSLM(ScriptedModel(["x"])).invoke([image])
     model = ChatSLM(ScriptedModel(["x"]), fallback=HostedChat())
     assert model.invoke([image]).content == "a hosted answer"

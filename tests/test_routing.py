@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import dataclasses
 import json
+import math
 import pickle
 import threading
 import time
@@ -204,6 +207,80 @@ def test_a_check_that_raises_has_accepted_nothing(caplog) -> None:
     with pytest.raises(RejectedReplyError) as caught:
         routed.complete(ASKED)
     assert caught.value.reason == "check_error"
+
+
+def test_what_is_no_verdict_accepts_nothing(caplog) -> None:
+    """A coroutine is true before anybody looked; a number or an object is a mistake."""
+
+    async def later(of: Answer) -> str:
+        return "no"
+
+    with pytest.raises(TypeError, match="plain callables"):
+        Router(later)  # type: ignore[arg-type]
+    for said in (0, 0.9, [], object()):
+        with pytest.raises(RejectedReplyError) as caught:
+            Router(lambda _, said=said: said).over(ScriptedModel(["x"])).complete(ASKED)
+        assert caught.value.reason == "check_error"
+
+
+async def test_a_sample_that_ends_the_answer_leaves_none_behind() -> None:
+    """The other samples stop computing when one is out of time."""
+    stopped: list[str] = []
+
+    class Drawn(ScriptedModel):
+        async def acomplete(self, request):
+            turn = len(self.requests)
+            completion = self.complete(request)
+            if turn == 1:
+                await asyncio.sleep(0.01)
+                raise DeadlineExceededError("late")
+            try:
+                await asyncio.sleep(5 if turn else 0)
+            except asyncio.CancelledError:
+                stopped.append("stopped")
+                raise
+            return completion
+
+    with pytest.raises(DeadlineExceededError):
+        await Router(Consistent(3)).over(Drawn(["x"])).acomplete(ASKED)
+    await asyncio.sleep(0.01)
+    assert stopped == ["stopped"]
+
+
+def test_a_local_model_says_how_sure_it_is(tmp_path) -> None:
+    """Mean and lowest probability of the very tokens it wrote, by transformers' own forward."""
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    from tiny_models import tiny_model
+
+    folder = tiny_model(tmp_path / "tiny")
+    routed = Router(breaker=None).over(folder, device="cpu", quantization="none")
+    for number in range(20):  # a random model's reply may be a thought and nothing else
+        request = ChatRequest((Message("user", f"order {number}"),), max_tokens=6, logprobs=True)
+        with contextlib.suppress(EmptyReplyError):
+            completion = routed.complete(request)
+            break
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    ids = tokenizer.apply_chat_template(
+        [message.to_openai() for message in request.messages],
+        add_generation_prompt=True, return_tensors="pt", return_dict=True,
+    )["input_ids"]  # fmt: skip
+    values = []
+    with torch.inference_mode():
+        for _ in range(completion.usage.output_tokens):
+            row = model(input_ids=ids).logits[0, -1].log_softmax(-1)
+            values.append(float(row.max()))
+            ids = torch.cat([ids, row.argmax()[None, None]], dim=1)
+    mean, lowest = sum(values) / len(values), min(values)
+    said = completion.attributes
+    assert said["slm_adapters.confidence"] == pytest.approx(math.exp(mean), rel=1e-3)
+    assert said["slm_adapters.confidence.lowest"] == pytest.approx(math.exp(lowest), rel=1e-3)
+    plain = Router().over(folder, device="cpu", quantization="none")
+    asked = dataclasses.replace(request, logprobs=False)
+    assert "slm_adapters.confidence" not in plain.complete(asked).attributes
+    with pytest.raises(RejectedReplyError, match="low_confidence"):
+        Router(Confident(0.999)).over(folder, device="cpu", quantization="none").complete(request)
 
 
 def test_the_first_refusal_wins_and_a_long_one_is_cut() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from typing import Any
 
 import pytest
@@ -132,3 +133,30 @@ def test_bad_tools_raise(tools: list[Tool], says: str) -> None:
 def test_good_tools_pass() -> None:
     """No parameters, or any valid object schema."""
     check_tools([SEARCH, Tool("now"), Tool("ref", "", {"properties": {"a": {"$ref": "#"}}})])
+
+
+@pytest.mark.parametrize(
+    "reference", ["http://198.51.100.7/schema.json", "other.json#/a", "#/$defs/not_there"]
+)
+def test_a_schema_that_leads_elsewhere_is_refused_and_never_fetched(
+    reference: str, monkeypatch: Any
+) -> None:
+    """Validation asks no network, whatever a tool's schema refers to."""
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise AssertionError("asked the network")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    schema = {"type": "object", "properties": {"a": {"$ref": reference}}}
+    with pytest.raises(InvalidToolError, match="which is not in it"):
+        check_tools([Tool("t", "", schema)])
+    # As a response format it is no schema we could hold an answer to.
+    request = ChatRequest(
+        (Message("user", "q"),),
+        response_format={"type": "json_schema", "json_schema": {"name": "x", "schema": schema}},
+    )
+    completion = Completion(Reply(Message("assistant", '{"a": 1}'), "stop"), Usage(1, 1), "m")
+    check(request, completion)
+    inside = {"$defs": {"n": {"type": "integer"}}, "properties": {"a": {"$ref": "#/$defs/n"}}}
+    check_tools([Tool("t", "", {"type": "object", **inside})])

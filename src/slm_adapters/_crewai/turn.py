@@ -29,7 +29,7 @@ from ..routing.verify import check_tools
 from ..telemetry import semconv
 from ..telemetry.recorder import OpenCall, as_current_call, default_recorder
 from . import bus, convert, listening
-from .answers import Asked, Executed, validated
+from .answers import Asked, Executed, check_messages, validated
 from .facts import CallFacts, keep, run_id, sharing_facts
 from .spans import is_failure
 
@@ -60,6 +60,7 @@ class Turn:
     def recorded(self) -> Iterator[None]:
         """Emit the started event and, if the block raises, the failed one."""
         llm, asked = self.llm, self.asked
+        check_messages(asked.messages)
         self.streams = bool(llm._effective_stream())
         response_format = convert.response_format_of(asked.response_model)
         self.facts = CallFacts(

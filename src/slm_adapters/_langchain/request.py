@@ -9,7 +9,7 @@ from langchain_core.messages import BaseMessage
 
 from ..calls import Message
 from ..engine.engine import ChatRequest
-from ..errors import InvalidToolError, ModelError
+from ..errors import InvalidToolError, UnsupportedContentError
 from ..telemetry.harmless import warn_once
 from .convert import messages_from, tool_choice_from, tools_from
 
@@ -58,7 +58,7 @@ def text_messages_from(messages: Sequence[BaseMessage]) -> tuple[Message, ...]:
     for message in found:
         if isinstance(message.content, list):
             kinds = sorted({str(part.get("type")) for part in message.content} - {"text"})
-            raise ModelError(
+            raise UnsupportedContentError(
                 f"a {message.role} message has {', '.join(kinds)} content, and this model reads "
                 "text only: send text, or give the model a fallback= that can read it."
             )

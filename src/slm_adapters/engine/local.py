@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from ..calls import Message, Tool
 from ..errors import ContextOverflowError
+from ..telemetry import semconv
 from .adapters import Adapter, NamedAdapters, locate_adapter
 from .checkpoint import configured_window
 from .engine import ChatEngine, ChatRequest, Chunk, Completion
 from .patience import Patience
-from .sampling import Sampling
+from .sampling import Confidence, Sampling
 from .scheduler import Ticket
 from .writer import ReplyWriter, encode, prompt_tokens
 
@@ -165,7 +166,8 @@ class LocalEngine(ChatEngine):
         sampling = Sampling(request.temperature, request.top_p, request.top_k, request.seed)
         adapter = self._adapter(loaded)
         key = adapter.key if adapter is not None else None
-        ticket = Ticket(writer, prompt.tokens, sampling, limit, patience, deliver, key)
+        sure = Confidence() if request.logprobs else None
+        ticket = Ticket(writer, prompt.tokens, sampling, limit, patience, deliver, key, sure)
         loaded.scheduler.submit(ticket)
         return _Reply(ticket, writer, loaded, adapter)
 
@@ -235,7 +237,11 @@ class _Reply:
     def finish(self, model: str) -> Iterator[Chunk | Completion]:
         """What was held back, the tool calls, the completion."""
         ticket = self._ticket
-        return self._writer.finish(model, ticket.timings, ticket.cached_tokens)
+        for event in self._writer.finish(model, ticket.timings, ticket.cached_tokens):
+            if isinstance(event, Completion) and ticket.confidence is not None:
+                event.attributes[semconv.CONFIDENCE] = ticket.confidence.mean
+                event.attributes[semconv.CONFIDENCE_LOWEST] = ticket.confidence.lowest
+            yield event
 
 
 def _end_only(put: Callable[[str | None], None]) -> Callable[[str | None], None]:

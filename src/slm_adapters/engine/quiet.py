@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Iterator
 from typing import Any
 
-__all__ = ["no_cast_notes", "no_kernel_download", "quiet"]
+__all__ = ["no_cast_notes", "no_kernel_download", "quiet", "somebody_waits"]
 
 logger = logging.getLogger("slm_adapters.load")
 
@@ -25,9 +25,19 @@ class _ToDebug(logging.Handler):
         logger.debug("%s: %s", record.name, record.getMessage())
 
 
+#: Weights that take long enough to read for somebody to wonder.
+_LONG_LOAD_BYTES = 500_000_000
+
+
+def somebody_waits(nbytes: int | None) -> bool:
+    """Whether to show progress: a person at a terminal, and weights that are big or not here."""
+    terminal = sys.stderr is not None and sys.stderr.isatty()
+    return terminal and (nbytes is None or nbytes >= _LONG_LOAD_BYTES)
+
+
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Send log lines and warnings to ``slm_adapters.load`` at DEBUG; no progress bars.
+def quiet(*, bars: bool = False) -> Iterator[None]:
+    """Send log lines and warnings to ``slm_adapters.load`` at DEBUG; no progress ``bars``.
 
     Levels are left alone and everything is put back: a user's verbosity survives. One thread
     at a time, or two would put back each other's changes.
@@ -36,7 +46,8 @@ def quiet() -> Iterator[None]:
         stack.enter_context(_one_at_a_time)
         for name in _TALKATIVE:
             stack.enter_context(_rerouted(logging.getLogger(name)))
-        stack.enter_context(_no_progress_bars())
+        if not bars:
+            stack.enter_context(_no_progress_bars())
         heard = stack.enter_context(warnings.catch_warnings(record=True))
         warnings.simplefilter("always")
         try:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Chooser", "Sampling", "choose"]
+__all__ = ["Chooser", "Confidence", "Sampling", "choose"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,32 @@ class Chooser:
             unlikely[-1] = False
             logits = logits.masked_fill(unlikely.scatter(0, order, unlikely), -torch.inf)
         return torch.multinomial(logits.softmax(-1), 1, generator=self._random)
+
+
+class Confidence:
+    """How probable a reply's tokens were to the model itself, before bans, masks and temperature.
+
+    The geometric mean of the probabilities, and the lowest of them.
+    """
+
+    def __init__(self) -> None:
+        self._sum = self._lowest = 0.0
+        self._count = 0
+
+    def note(self, logits: Any, token: int) -> None:
+        """A token was chosen from ``logits``, ``[vocabulary]``."""
+        logits = logits.float()
+        value = float(logits[token] - logits.logsumexp(-1))
+        self._sum, self._count = self._sum + value, self._count + 1
+        self._lowest = min(self._lowest, value)
+
+    @property
+    def mean(self) -> float:
+        return math.exp(self._sum / max(self._count, 1))
+
+    @property
+    def lowest(self) -> float:
+        return math.exp(self._lowest)
 
 
 def allowed_only(logits: Any, mask: Any, banned: Collection[int]) -> Any:

@@ -20,7 +20,7 @@ from .decoder import Decoder, Generation
 from .engine import Timings
 from .mailbox import Mailbox
 from .patience import Patience
-from .sampling import Sampling
+from .sampling import Confidence, Sampling
 
 __all__ = ["Scheduler", "Ticket", "Writer"]
 
@@ -71,8 +71,11 @@ class Ticket:
         patience: Patience,
         deliver: Callable[[str | None], None],
         adapter: str | None = None,
+        confidence: Confidence | None = None,
     ) -> None:
         self.writer, self.prompt, self.sampling = writer, prompt, sampling
+        #: Told of every token where somebody asked how sure the model was.
+        self.confidence = confidence
         self.patience, self.adapter, self._deliver = patience, adapter, deliver
         #: Tokens it may come to keep.
         self.size = len(prompt) + limit
@@ -278,6 +281,8 @@ class Scheduler:
         try:
             if not ticket.writer.accept(token):
                 return False
+            if ticket.confidence is not None:
+                ticket.confidence.note(_of(ticket).logits, token)
         except Exception as error:
             self._finish(ticket, error)
             return True

@@ -32,7 +32,7 @@ from .machine import (
     checkpoint_bytes,
     fitting_window,
 )
-from .quiet import no_kernel_download, quiet
+from .quiet import no_kernel_download, quiet, somebody_waits
 from .sampling import Sampling
 from .scheduler import Scheduler
 from .template_probe import ChatFormat
@@ -134,7 +134,8 @@ def load_model(
     ``on_idle`` is called when nothing was asked for ``idle_s`` seconds after a reply.
     """
     start = time.perf_counter()
-    with quiet(), no_kernel_download(), _load_errors(name):
+    bars = somebody_waits(checkpoint_bytes(source.path, source.revision))
+    with quiet(bars=bars), no_kernel_download(), _load_errors(name):
         from transformers import AutoTokenizer
 
         tokenizer = AutoTokenizer.from_pretrained(

@@ -141,8 +141,15 @@ class RoutedEngine(ChatEngine):
             return tuple(future.result() for future in drawn)
 
     async def _adraw(self, attempt: _Attempt) -> tuple[Completion | None, ...]:
-        drawn = [self._asample(request) for request in attempt.further_requests()]
-        return tuple(await asyncio.gather(*drawn))
+        drawn = [
+            asyncio.ensure_future(self._asample(request)) for request in attempt.further_requests()
+        ]
+        try:
+            return tuple(await asyncio.gather(*drawn))
+        finally:
+            # One that ends the whole answer leaves the others with nothing to compute for.
+            for sample in drawn:
+                sample.cancel()
 
     def _sample(self, request: ChatRequest, cancel: threading.Event | None) -> Completion | None:
         try:

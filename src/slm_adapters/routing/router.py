@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import os
 import threading
 from collections import OrderedDict
@@ -45,10 +46,11 @@ class Router:
         breaker: Breaker | None = Breaker(),  # noqa: B008 (frozen)
     ) -> None:
         for item in (*checks, *([before] if before is not None else [])):
-            if not callable(item):
+            # What a coroutine function returns is true before anybody has looked at the answer.
+            if not callable(item) or inspect.iscoroutinefunction(item):
                 raise TypeError(
-                    f"Router() takes callables, not {item!r:.60}: pass functions of an Answer, or "
-                    "Copied(...), Within(...), Confident(...), Consistent(...)."
+                    f"Router() takes plain callables, not {item!r:.60}: pass functions of an "
+                    "Answer, or Copied(...), Within(...), Confident(...), Consistent(...)."
                 )
         self.checks, self.before, self.sticky, self.breaker = checks, before, sticky, breaker
         self._circuits: dict[str, Circuit] = {}
@@ -182,7 +184,14 @@ def _why_not(ask: Callable[[Any], str | bool | None], about: Any, *, refusal: bo
         return "check_error"
     if isinstance(said, str):
         return said.strip()[:_LONGEST_REASON] or None
-    return _name_of(ask)[:_LONGEST_REASON] if said is refusal else None
+    if said is None or isinstance(said, bool):
+        return _name_of(ask)[:_LONGEST_REASON] if said is refusal else None
+    warn_once(
+        f"routing {_name_of(ask)} said",
+        f"the router's {_name_of(ask)} returned {type(said).__name__}: that counts as a refusal "
+        '("check_error"). Let it return None, True, False or a reason.',
+    )
+    return "check_error"
 
 
 def samples_of(check: Any) -> int:

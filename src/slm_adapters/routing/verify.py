@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -197,15 +197,45 @@ def _schema_problem(schema: dict[str, Any]) -> str | None:
         validator_for(schema, default=Draft202012Validator).check_schema(schema)
     except SchemaError as error:
         return " ".join(str(error.message).split())[:_LONGEST_QUOTE]
+    lost = _lost_reference(schema)
+    return lost and f"it refers to {lost[:_LONGEST_QUOTE]}, which is not in it"
+
+
+def _lost_reference(schema: dict[str, Any]) -> str | None:
+    """A ``$ref`` that leads out of the schema: nothing is fetched to follow it."""
+    from referencing import Registry
+    from referencing.exceptions import Unresolvable
+    from referencing.jsonschema import DRAFT202012
+
+    resource = DRAFT202012.create_resource(schema)
+    resolver = Registry().with_resource(resource.id() or "", resource).resolver()
+    if resource.id():
+        resolver = resolver.in_subresource(resource)
+    for reference in _references(schema):
+        try:
+            resolver.lookup(reference)
+        except Unresolvable:
+            return reference
     return None
+
+
+def _references(schema: Any) -> Iterator[str]:
+    if isinstance(schema, dict):
+        if isinstance(schema.get("$ref"), str):
+            yield schema["$ref"]
+        schema = list(schema.values())
+    for item in schema if isinstance(schema, list) else ():
+        yield from _references(item)
 
 
 @lru_cache(maxsize=256)
 def _validator(schema_json: str) -> Any:
     from jsonschema import Draft202012Validator
     from jsonschema.validators import validator_for
+    from referencing import Registry
 
     schema = json.loads(schema_json)
     if _schema_problem(schema):
         return None
-    return validator_for(schema, default=Draft202012Validator)(schema)
+    # An empty registry: the default one would ask the network for what it does not know.
+    return validator_for(schema, default=Draft202012Validator)(schema, registry=Registry())

@@ -33,7 +33,7 @@ def check_options(kind: type[BaseLLM], options: dict[str, Any]) -> None:
         raise TypeError(
             f"SLM() does not take {', '.join(sorted(unknown))}: a local model takes temperature, "
             "top_p, top_k, seed, max_tokens, stop, timeout, quantization, device, dtype, "
-            "revision, context_window, fallback and router."
+            "revision, context_window, adapter, keep_alive, fallback and router."
         )
 
 

@@ -118,6 +118,8 @@ def at_most(label, limit, unit, get, *, scale=1.0, digits=0, floor=None, extra=N
         value = us["added"]["med"] * scale
         also, words = extra(R) if extra else (True, "")
         names = [n for n in data if n not in FLOORS + QUIET and not n.startswith(OURS)]
+        if extra:  # of spans: an integration that makes none here is no rival
+            names = [n for n in names if data[n].get("spans")]
         rival = best(data, median, names)
         cell = lambda n: spread((data.get(n) or {}).get("added"), digits, scale, f" {unit}")  # noqa: E731
         yield (
@@ -157,6 +159,14 @@ def interval(diffs, times=2000):
     return medians[times // 40], medians[-times // 40]
 
 
+def sees_calls(R, name):
+    """Whether this integration makes spans of a crew's model calls."""
+    import report
+
+    spans = R["D_shape"][name]["crew"].get("spans", [])
+    return any(report.is_llm(span) for span in spans)
+
+
 def kickoff(R):
     data = R.get("D_paired") or {}
     if not (data.get(OURS) or {}).get("diffs"):
@@ -172,7 +182,7 @@ def kickoff(R):
             f"({num(min(diffs), 1)}…{num(max(diffs), 1)})"
         )
 
-    names = [n for n in others(R, "D_paired") if data[n].get("diffs")]
+    names = [n for n in others(R, "D_paired") if data[n].get("diffs") and sees_calls(R, n)]
     rival = best(data, lambda x: st.median(x["diffs"]), names)
     yield (
         "CrewAI kickoff, 2 agents and 2 tasks, CPU (traced and untraced in one process)",

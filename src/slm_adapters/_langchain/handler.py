@@ -18,15 +18,16 @@ from opentelemetry.trace import TracerProvider
 from ..calls import Message
 from ..store.opening import StoreLike, open_store
 from ..telemetry import semconv
-from ..telemetry.content import Redact
+from ..telemetry.content import Redact, Row
 from ..telemetry.harmless import harmless, note_failure
 from ..telemetry.recorder import CallHook, CompletionHook, OpenCall, Recorder
 from ..telemetry.spending import Prices
-from . import convert, nesting, pending
+from . import answers, convert, nesting, pending
 from .convert import LOCAL_PROVIDER
 from .endings import end_lost, end_with, gives_up, is_closed
+from .plans import Plan, Plans
 from .runs import Run, Runs
-from .spans import graph_span, model_facts, role_of, tool_attributes
+from .spans import graph_span, role_of, tool_attributes
 
 __all__ = ["CallRecorder"]
 
@@ -67,14 +68,15 @@ class CallRecorder(BaseCallbackHandler):
             prices=prices,
             energy=energy,
         )
-        self._runs = Runs(end_lost, tracer_provider)
+        self._runs, self._plans = Runs(end_lost, tracer_provider), Plans()
         nesting.keep_while(self)
 
     @classmethod
     def over(cls, recorder: Recorder) -> CallRecorder:
         """Callbacks that feed an existing ``Recorder``."""
         made = cls.__new__(cls)
-        made.recorder, made._runs = recorder, Runs(end_lost, recorder.tracer_provider)
+        made.recorder, made._plans = recorder, Plans()
+        made._runs = Runs(end_lost, recorder.tracer_provider)
         return made
 
     @property
@@ -112,6 +114,7 @@ class CallRecorder(BaseCallbackHandler):
         run_id: UUID,
         parent_run_id: UUID | None = None,
         metadata: dict[str, Any] | None = None,
+        invocation_params: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         # Not the decorator: this and ``on_llm_end`` are what every call pays.
@@ -119,10 +122,18 @@ class CallRecorder(BaseCallbackHandler):
             run = self._runs.start(run_id, parent_run_id, None, metadata)
             if run is None:
                 return
-            said = convert.messages_from(messages[0]) if self.recorder.wants_content else ()
-            call = self._open(run, semconv.CHAT, serialized, said, kwargs)
-            if call.fields["provider"] == LOCAL_PROVIDER:
-                pending.announce(run_id, call, kwargs.get("invocation_params"))
+            recorder, params = self.recorder, invocation_params or {}
+            plan = self._plans.plan(semconv.CHAT, serialized, params, run.metadata)
+            if recorder.keeps_calls:
+                said = convert.messages_from(messages[0]) if recorder.wants_content else ()
+                call = self._open(run, plan, params, said)
+            elif recorder.content_on_spans:
+                rows = [convert.row_of(message) for message in messages[0]]
+                call = self._open(run, plan, params, rows=rows)
+            else:
+                call = self._open(run, plan, params)
+            if plan.is_local:
+                pending.announce(run_id, call, invocation_params)
         except Exception as error:
             note_failure("LangChain's on_chat_model_start", error)
 
@@ -135,40 +146,40 @@ class CallRecorder(BaseCallbackHandler):
         run_id: UUID,
         parent_run_id: UUID | None = None,
         metadata: dict[str, Any] | None = None,
+        invocation_params: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         run = self._runs.start(run_id, parent_run_id, None, metadata)
         if run is None:
             return
-        said = [Message("user", prompt) for prompt in prompts]
-        self._open(run, semconv.TEXT_COMPLETION, serialized, said, kwargs)
+        params = invocation_params or {}
+        plan = self._plans.plan(semconv.TEXT_COMPLETION, serialized, params, run.metadata)
+        self._open(run, plan, params, [Message("user", prompt) for prompt in prompts])
 
     def _open(
         self,
         run: Run,
-        operation: str,
-        serialized: Mapping[str, Any] | None,
-        messages: Sequence[Message],
-        kwargs: Mapping[str, Any],
+        plan: Plan,
+        params: Mapping[str, Any],
+        messages: Sequence[Message] = (),
+        rows: Sequence[Row] = (),
     ) -> OpenCall:
-        params: Mapping[str, Any] = kwargs.get("invocation_params") or {}
-        model, provider = model_facts(serialized, params, run.metadata)
-        response_format = params.get("response_format")
-        call = self.recorder.open(
+        fields, attributes = plan.fields.copy(), plan.attributes.copy()
+        fields["started_ns"] = run.started_ns
+        fields["run_id"] = attributes[semconv.RUN_ID] = run.root_id
+        role = role_of(run)
+        if role:
+            fields["role"] = attributes[semconv.ROLE] = role
+        call = self.recorder.begin(
+            fields,
+            attributes,
+            plan.name,
+            plan.kind,
             messages=messages,
-            tools=convert.tools_from(params) if messages else (),
+            rows=rows,
+            tools=convert.tools_from(params) if messages or rows else (),
             parent=run.parent_context(),
-            in_process=provider == LOCAL_PROVIDER,
-            beside=run.leader.span if run.leader is not None else None,
-            framework="langchain",
-            operation=operation,
-            provider=provider,
-            model=model,
-            params=convert.params_from(params),
-            response_format=response_format if isinstance(response_format, dict) else None,
-            started_ns=run.started_ns,
-            role=role_of(run),
-            run_id=run.root_id,
+            beside=run.beside(),
         )
         conversation = run.metadata.get("thread_id")
         if conversation:
@@ -219,18 +230,29 @@ class CallRecorder(BaseCallbackHandler):
             note_failure("LangChain's on_llm_end", error)
 
     def _finish(self, call: OpenCall, response: LLMResult) -> None:
-        wanted = self.recorder.wants_content
-        if not (wanted or call.span.is_recording() or self.recorder.metrics.enabled):
-            call.finish()  # nobody reads any of it
+        if not call.is_span_only:
+            self._finish_record(call, response)
             return
-        replies = (convert.replies_from if wanted else convert.bare_replies_from)(response)
-        usage = convert.usage_from(response)
-        if semconv.FALLBACK_REASON in call.attributes:
-            # Another model's tokens: they are on its own span.
-            usage = None
-        elif usage is not None and call.fields["provider"] == LOCAL_PROVIDER:
+        ended: dict[str, Any] = {}
+        if call.span.is_recording():
+            model, response_id = answers.facts_from(response)
+            # Another model's tokens are on its own span.
+            fell_back = semconv.FALLBACK_REASON in call.attributes
+            counts = None if fell_back else answers.counts_from(response)
+            reasons = answers.reasons_from(response)
+            ended = semconv.answer_attributes(model, response_id, reasons, counts)
+            if self.recorder.content_on_spans:
+                ended[semconv.OUTPUT_MESSAGES] = answers.output_json(response)
+        call.finish_span(ended)
+
+    def _finish_record(self, call: OpenCall, response: LLMResult) -> None:
+        usage = None
+        if semconv.FALLBACK_REASON not in call.attributes:
+            usage = answers.usage_from(response)
+        if usage is not None and call.fields["provider"] == LOCAL_PROVIDER:
             usage = dataclasses.replace(usage, source="tokenizer")
-        model, response_id = convert.response_facts(response)
+        model, response_id = answers.facts_from(response)
+        replies = answers.replies_from(response)
         call.finish(replies, usage, response_model=model, response_id=response_id)
 
     @harmless("LangChain's on_llm_error")
@@ -240,7 +262,7 @@ class CallRecorder(BaseCallbackHandler):
             return
         if is_closed(run, error):
             partial = kwargs.get("response")
-            call.abandon(convert.usage_from(partial) if partial is not None else None)
+            call.abandon(answers.usage_from(partial) if partial is not None else None)
         else:
             call.fail(error)
 

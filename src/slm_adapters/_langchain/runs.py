@@ -21,8 +21,8 @@ __all__ = ["Run", "Runs"]
 
 _LIMIT = 10_000
 
-#: The recorders of this process.
-_everyone: weakref.WeakSet[Runs] = weakref.WeakSet()
+#: The recorders of this process. Not a ``WeakSet``: every run asks how many there are.
+_everyone: set[weakref.ref[Runs]] = set()
 #: Per run and tracer provider, the recorder's run that came first.
 _first: dict[tuple[int, int], Run] = {}
 
@@ -33,13 +33,18 @@ class Run:
     __slots__ = (
         "__weakref__", "chunks_done",
         "chunks_from", "context", "guard", "key", "leader", "metadata", "name", "owner", "parent",
-        "root_id", "span", "started_ns", "table",
+        "root_id", "shared", "span", "started_ns", "table",
     )  # fmt: skip
 
     def __init__(
-        self, table: Runs, parent: Run | None, name: str | None, metadata: Mapping[str, Any]
+        self,
+        table: Runs,
+        key: int,
+        parent: Run | None,
+        name: str | None,
+        metadata: Mapping[str, Any],
     ) -> None:
-        self.table = table
+        self.table, self.key = table, key
         self.parent, self.name, self.metadata = parent, name, metadata
         self.span: OpenSpan | None = None
         self.started_ns = time.time_ns()
@@ -49,7 +54,8 @@ class Run:
         self.root_id = ""
         #: The same run in another recorder on the same provider, which heard of it first.
         self.leader: Run | None = None
-        self.key: tuple[int, int] = (0, 0)
+        #: The run and the provider, if other recorders may hear of it too.
+        self.shared: tuple[int, int] | None = None
         #: Which callback reports this run's chunks, once one did.
         self.chunks_from: str | None = None
         self.chunks_done = False
@@ -113,7 +119,7 @@ class Runs:
         self.live: dict[int, Run] = {}
         self._on_lost = on_lost
         self._lifetimes = Lifetimes(self._end_lost)
-        _everyone.add(self)
+        _everyone.add(weakref.ref(self, _everyone.discard))
 
     def __len__(self) -> int:
         self.settle()
@@ -137,16 +143,16 @@ class Runs:
         if key in live:
             return None
         parent = live.get(parent_id.int) if parent_id is not None else None
-        run = Run(self, parent, name, metadata or {})
+        run = Run(self, key, parent, name, metadata or {})
         if parent is None:
             run.context = get_context()
             run.root_id = str(parent_id or run_id)
         else:
             run.root_id = parent.root_id
         # Alone, nobody else can have heard of a run: handlers are chosen when it starts.
-        run.key = (key, self._provider)
         if len(_everyone) > 1:
-            first = _first.setdefault(run.key, run)
+            run.shared = (key, self._provider)
+            first = _first.setdefault(run.shared, run)
             if first is not run:
                 run.leader = first
         run.owner = self._lifetimes.watch(run_id, key)
@@ -168,8 +174,7 @@ class Runs:
 
     def lose(self, run: Run, when_ns: int, error: BaseException | None) -> None:
         """End ``run`` if it is still open: nobody else will."""
-        key = run.key[0]
-        if self.live.get(key) is run and self._take(key) is run:
+        if self.live.get(run.key) is run and self._take(run.key) is run:
             self._on_lost(run, when_ns, error)
 
     def settle(self) -> None:
@@ -189,8 +194,8 @@ class Runs:
 
     def _take(self, key: int) -> Run | None:
         run = self.live.pop(key, None)
-        if run is not None and _first.get(run.key) is run:
-            _first.pop(run.key, None)
+        if run is not None and run.shared is not None and _first.get(run.shared) is run:
+            _first.pop(run.shared, None)
         return run
 
     def _evict(self) -> None:

@@ -189,6 +189,32 @@ class OpenCall(OpenSpan):
             self.fields["response_id"] = response_id
         self._finish("finished", tuple(replies), usage, None, end_ns)
 
+    @property
+    def is_span_only(self) -> bool:
+        """Whether nobody reads more of this call than its span."""
+        return (
+            self._metrics is None
+            and self.learned is None
+            and not self.quiet
+            and not self.recorder.keeps_calls
+            and not self.energy_before
+            and "cost" not in self.fields
+        )
+
+    def finish_span(self, ended: dict[str, Any]) -> None:
+        """The call succeeded, see :attr:`is_span_only`; ``ended`` are its last attributes."""
+        if self._ended:
+            return
+        self._ended = True
+        span = self.span
+        try:
+            if span.is_recording():
+                if self.attributes or self.first_chunk_ns is not None:
+                    self._add_own(ended)
+                span.set_attributes(ended)
+        finally:
+            span.end()
+
     def fail(self, error: BaseException | str, *, end_ns: int | None = None) -> None:
         """The call raised; ``error`` is the exception or the name of its class."""
         self._finish("failed", (), None, error_type(error), end_ns)
@@ -309,28 +335,26 @@ class OpenCall(OpenSpan):
     def _end_attributes(
         self, outcome: Outcome, replies: Sequence[Reply], usage: Usage | None
     ) -> dict[str, Any]:
-        fields, attributes = self.fields, {}
-        if fields.get("response_model"):
-            attributes[semconv.RESPONSE_MODEL] = fields["response_model"]
-        if fields.get("response_id"):
-            attributes[semconv.RESPONSE_ID] = fields["response_id"]
+        fields = self.fields
+        ended = semconv.answer_attributes(
+            fields.get("response_model"),
+            fields.get("response_id"),
+            [reply.finish_reason for reply in replies] if outcome == "finished" else ("error",),
+            semconv.counts_of(usage) if usage is not None else None,
+        )
         if outcome != "finished":
-            attributes[semconv.RESPONSE_FINISH_REASONS] = ("error",)
-            attributes[semconv.OUTCOME] = outcome
-        elif replies:
-            # One per choice, or none: a reason the provider did not give is not made up.
-            reasons = [reply.finish_reason for reply in replies]
-            if None not in reasons:
-                attributes[semconv.RESPONSE_FINISH_REASONS] = reasons
-        if usage is not None:
-            semconv.add_usage(attributes, usage)
-        if self.first_chunk_ns is not None and fields.get("streamed"):
+            ended[semconv.OUTCOME] = outcome
+        self._add_own(ended)
+        return ended
+
+    def _add_own(self, ended: dict[str, Any]) -> None:
+        """Add what was noted while the call ran."""
+        if self.first_chunk_ns is not None and self.fields.get("streamed"):
             waited = (self.first_chunk_ns - self.started_ns) / 1e9
-            attributes[semconv.RESPONSE_TIME_TO_FIRST_CHUNK] = waited
+            ended[semconv.RESPONSE_TIME_TO_FIRST_CHUNK] = waited
         for name, value in self.attributes.items():
             if value is not None:
-                attributes[name] = value
-        return attributes
+                ended[name] = value
 
     def _call(
         self,

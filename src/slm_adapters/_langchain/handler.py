@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 from uuid import UUID
@@ -11,11 +10,10 @@ from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.messages import BaseMessage
 from langchain_core.outputs import LLMResult
 from opentelemetry._logs import LoggerProvider
-from opentelemetry.context import Context
 from opentelemetry.metrics import MeterProvider
 from opentelemetry.trace import TracerProvider
 
-from ..calls import Message
+from ..calls import Message, Usage
 from ..store.opening import StoreLike, open_store
 from ..telemetry import semconv
 from ..telemetry.content import Redact, Row
@@ -27,7 +25,7 @@ from .convert import LOCAL_PROVIDER
 from .endings import end_lost, end_with, gives_up, is_closed
 from .plans import Plan, Plans
 from .runs import Run, Runs
-from .spans import graph_span, role_of, tool_attributes
+from .spans import OF_GRAPHS, conversation_of, graph_span, role_of, tool_attributes
 
 __all__ = ["CallRecorder"]
 
@@ -89,11 +87,6 @@ class CallRecorder(BaseCallbackHandler):
         run = self._runs.get(run_id)
         return run.span if run is not None and isinstance(run.span, OpenCall) else None
 
-    def context_of(self, run_id: UUID) -> Context | None:
-        """The OpenTelemetry context inside this run, if it has a span."""
-        run = self._runs.get(run_id)
-        return run.span.context if run is not None and run.span is not None else None
-
     def given_up(self, run_id: UUID, error: BaseException) -> None:
         """A model call was cancelled; LangChain itself tells nobody."""
         run = self._runs.end(run_id)
@@ -124,14 +117,14 @@ class CallRecorder(BaseCallbackHandler):
                 return
             recorder, params = self.recorder, invocation_params or {}
             plan = self._plans.plan(semconv.CHAT, serialized, params, run.metadata)
-            if recorder.keeps_calls:
+            kept = recorder.keeps_calls
+            said: Sequence[Message] = ()
+            rows: Sequence[Row] = ()
+            if kept:
                 said = convert.messages_from(messages[0]) if recorder.wants_content else ()
-                call = self._open(run, plan, params, said)
             elif recorder.content_on_spans:
                 rows = [convert.row_of(message) for message in messages[0]]
-                call = self._open(run, plan, params, rows=rows)
-            else:
-                call = self._open(run, plan, params)
+            call = self._open(run, plan, params, kept, said, rows)
             if plan.is_local:
                 pending.announce(run_id, call, invocation_params)
         except Exception as error:
@@ -154,39 +147,43 @@ class CallRecorder(BaseCallbackHandler):
             return
         params = invocation_params or {}
         plan = self._plans.plan(semconv.TEXT_COMPLETION, serialized, params, run.metadata)
-        self._open(run, plan, params, [Message("user", prompt) for prompt in prompts])
+        said = [Message("user", prompt) for prompt in prompts]
+        self._open(run, plan, params, self.recorder.keeps_calls, said)
 
     def _open(
         self,
         run: Run,
         plan: Plan,
         params: Mapping[str, Any],
+        kept: bool,
         messages: Sequence[Message] = (),
         rows: Sequence[Row] = (),
     ) -> OpenCall:
         fields, attributes = plan.fields.copy(), plan.attributes.copy()
         fields["started_ns"] = run.started_ns
-        fields["run_id"] = attributes[semconv.RUN_ID] = run.root_id
-        role = role_of(run)
-        if role:
+        # A call on its own belongs to no run that a span could name.
+        if run.parent is not None or run.unseen_parent is not None:
+            fields["run_id"] = attributes[semconv.RUN_ID] = run.root_id
+        elif kept or plan.is_local:
+            fields["run_id"] = run.root_id
+        in_graph = not OF_GRAPHS.isdisjoint(run.metadata)
+        if in_graph and (role := role_of(run)):
             fields["role"] = attributes[semconv.ROLE] = role
-        call = self.recorder.begin(
+        run.span = call = self.recorder.begin(
             fields,
             attributes,
             plan.name,
             plan.kind,
-            messages=messages,
-            rows=rows,
-            tools=convert.tools_from(params) if messages or rows else (),
-            parent=run.parent_context(),
-            beside=run.beside(),
+            messages,
+            rows,
+            convert.tools_from(params) if messages or rows else (),
+            run.context if run.parent is None else run.parent_context(),
+            run.leader.span if run.leader is not None else None,
         )
-        conversation = run.metadata.get("thread_id")
-        if conversation:
-            call.attributes[semconv.CONVERSATION_ID] = str(conversation)
-        run.span = call
-        guard = nesting.entered(call)
-        if guard is not None:
+        nesting.contexts.setdefault(run.key, call.context)
+        if in_graph and (conversation := conversation_of(run)):
+            call.attributes[semconv.CONVERSATION_ID] = conversation
+        if nesting.is_guarded() is not None and (guard := nesting.entered(call)) is not None:
             run.answers(guard)
         return call
 
@@ -224,34 +221,32 @@ class CallRecorder(BaseCallbackHandler):
     def on_llm_end(self, response: LLMResult, *, run_id: UUID, **kwargs: Any) -> None:
         try:
             run = self._runs.end(run_id)
-            if run is not None and isinstance(call := run.span, OpenCall):
+            if run is None or not isinstance(call := run.span, OpenCall):
+                return
+            if not call.is_span_only:
                 self._finish(call, response)
+                return
+            call.finish_span(self._ended(call, response) if call.span.is_recording() else None)
         except Exception as error:
             note_failure("LangChain's on_llm_end", error)
 
-    def _finish(self, call: OpenCall, response: LLMResult) -> None:
-        if not call.is_span_only:
-            self._finish_record(call, response)
-            return
-        ended: dict[str, Any] = {}
-        if call.span.is_recording():
-            model, response_id = answers.facts_from(response)
-            # Another model's tokens are on its own span.
-            fell_back = semconv.FALLBACK_REASON in call.attributes
-            counts = None if fell_back else answers.counts_from(response)
-            reasons = answers.reasons_from(response)
-            ended = semconv.answer_attributes(model, response_id, reasons, counts)
-            if self.recorder.content_on_spans:
-                ended[semconv.OUTPUT_MESSAGES] = answers.output_json(response)
-        call.finish_span(ended)
+    def _ended(self, call: OpenCall, response: LLMResult) -> dict[str, Any]:
+        """The last attributes of a call nobody keeps."""
+        model, response_id, reasons, counts = answers.facts_from(response)
+        if semconv.FALLBACK_REASON in call.attributes:
+            counts = None  # another model's tokens: they are on its own span
+        ended = semconv.answer_attributes(model, response_id, reasons, counts)
+        if self.recorder.content_on_spans:
+            ended[semconv.OUTPUT_MESSAGES] = answers.output_json(response)
+        return ended
 
-    def _finish_record(self, call: OpenCall, response: LLMResult) -> None:
+    def _finish(self, call: OpenCall, response: LLMResult) -> None:
+        """End a call whose record somebody keeps."""
+        model, response_id, _, counts = answers.facts_from(response)
         usage = None
-        if semconv.FALLBACK_REASON not in call.attributes:
-            usage = answers.usage_from(response)
-        if usage is not None and call.fields["provider"] == LOCAL_PROVIDER:
-            usage = dataclasses.replace(usage, source="tokenizer")
-        model, response_id = answers.facts_from(response)
+        if counts is not None and semconv.FALLBACK_REASON not in call.attributes:
+            local = call.fields["provider"] == LOCAL_PROVIDER
+            usage = Usage(*counts, "tokenizer" if local else "provider")
         replies = answers.replies_from(response)
         call.finish(replies, usage, response_model=model, response_id=response_id)
 

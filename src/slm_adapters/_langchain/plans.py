@@ -45,7 +45,7 @@ class Plans:
     """The plans of one recorder. Models with nested parameters (tools) get a new one each call."""
 
     def __init__(self) -> None:
-        self._known: dict[tuple[str, str, str], tuple[dict[str, Any], list[type], Plan]] = {}
+        self._known: dict[tuple[str, Any, Any], tuple[list[type], dict[str, Any], Plan]] = {}
 
     def plan(
         self,
@@ -55,19 +55,17 @@ class Plans:
         metadata: Mapping[str, Any],
     ) -> Plan:
         """The plan of this call; only equal values of equal types share one."""
-        named, provided = metadata.get("ls_model_name"), metadata.get("ls_provider")
-        if type(named) is not str or type(provided) is not str or not named:
-            return self._made(operation, serialized, params, metadata)
-        key, types = (operation, named, provided), [*map(type, params.values())]
+        key = (operation, metadata.get("ls_model_name"), metadata.get("ls_provider"))
+        types = [*map(type, params.values())]
         known = self._known.get(key)
         # Types first: 1, 1.0 and True are equal, and some values have no plain answer.
-        if known is not None and known[1] == types and known[0] == params:
+        if known is not None and known[0] == types and known[1] == params:
             return known[2]
         plan = self._made(operation, serialized, params, metadata)
-        if _SCALARS.issuperset(types):
+        if key[1] and _SCALARS.issuperset(types):
             if len(self._known) >= _LIMIT:
                 self._known.clear()
-            self._known[key] = (dict(params), types, plan)
+            self._known[key] = (types, dict(params), plan)
         return plan
 
     @staticmethod

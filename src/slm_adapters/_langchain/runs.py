@@ -15,7 +15,7 @@ from ..telemetry import suppression
 from ..telemetry.current import get_context
 from ..telemetry.lifetimes import Lifetimes
 from ..telemetry.recorder import OpenSpan
-from .nesting import Guard
+from .nesting import Guard, contexts
 
 __all__ = ["Run", "Runs"]
 
@@ -30,11 +30,24 @@ _first: dict[tuple[int, int], Run] = {}
 class Run:
     """One open LangChain run; most of them make no span."""
 
-    __slots__ = (
-        "__weakref__", "chunks_done",
-        "chunks_from", "context", "guard", "key", "leader", "metadata", "name", "owner", "parent",
-        "root_id", "shared", "span", "started_ns", "table",
-    )  # fmt: skip
+    # Class attributes, not slots: most of these stay as they are.
+    span: OpenSpan | None = None
+    owner: object | None = None
+    #: Where the outermost run began; inner ones inherit from it.
+    context: Context | None = None
+    #: The run around this one, if that was not reported to us. As a number: ids tell by dying
+    #: that their run is lost.
+    unseen_parent: int | None = None
+    _root_id: str | None = None
+    #: The same run in another recorder on the same provider, which heard of it first.
+    leader: Run | None = None
+    #: The run and the provider, if other recorders may hear of it too.
+    shared: tuple[int, int] | None = None
+    #: Which callback reports this run's chunks, once one did.
+    chunks_from: str | None = None
+    chunks_done = False
+    #: The stream this run answers, if it does.
+    guard: Guard | None = None
 
     def __init__(
         self,
@@ -46,21 +59,17 @@ class Run:
     ) -> None:
         self.table, self.key = table, key
         self.parent, self.name, self.metadata = parent, name, metadata
-        self.span: OpenSpan | None = None
         self.started_ns = time.time_ns()
-        self.owner: object | None = None
-        #: Where the outermost run began; inner ones inherit from it.
-        self.context: Context | None = None
-        self.root_id = ""
-        #: The same run in another recorder on the same provider, which heard of it first.
-        self.leader: Run | None = None
-        #: The run and the provider, if other recorders may hear of it too.
-        self.shared: tuple[int, int] | None = None
-        #: Which callback reports this run's chunks, once one did.
-        self.chunks_from: str | None = None
-        self.chunks_done = False
-        #: The stream this run answers, if it does.
-        self.guard: Guard | None = None
+
+    @property
+    def root_id(self) -> str:
+        """The id of the outermost run, which all inside it share."""
+        if self._root_id is None:
+            if self.parent is not None:
+                self._root_id = self.parent.root_id
+            else:
+                self._root_id = str(UUID(int=self.unseen_parent or self.key))
+        return self._root_id
 
     def answers(self, guard: Guard) -> None:
         """This run is the step ``guard`` stands for; weak, as streams outlive their runs."""
@@ -146,9 +155,8 @@ class Runs:
         run = Run(self, key, parent, name, metadata or {})
         if parent is None:
             run.context = get_context()
-            run.root_id = str(parent_id or run_id)
-        else:
-            run.root_id = parent.root_id
+            if parent_id is not None:
+                run.unseen_parent = parent_id.int
         # Alone, nobody else can have heard of a run: handlers are chosen when it starts.
         if len(_everyone) > 1:
             run.shared = (key, self._provider)
@@ -194,6 +202,7 @@ class Runs:
 
     def _take(self, key: int) -> Run | None:
         run = self.live.pop(key, None)
+        contexts.pop(key, None)
         if run is not None and run.shared is not None and _first.get(run.shared) is run:
             _first.pop(run.shared, None)
         return run

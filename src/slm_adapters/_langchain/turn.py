@@ -88,7 +88,7 @@ class Turn:
         """The fallback answered; its tokens are on its own span."""
         if self.ours and message is not None:
             result = LLMResult(generations=[[ChatGeneration(message=message)]])
-            model, _ = answers.facts_from(result)
+            model = answers.facts_from(result)[0]
             self.calls[0].finish(answers.replies_from(result), response_model=model)
 
     def falls_back(self, reason: str, model: str) -> None:

@@ -84,10 +84,13 @@ class Recorder:
         mode = content.capture_mode()
         self.content_on_spans = mode.on_spans
         self.events = Events(logger_provider) if mode.on_events else None
+        self._reads_content = (
+            self.content_on_spans or self.events is not None or self.completions is not None
+        )
         # A redactor is a function of ``Message`` objects.
         redacts = self.content_on_spans and self.redaction.is_on
         readers = (prices, self.completions, self.events)
-        self._reads_calls = redacts or any(reader is not None for reader in readers)
+        self.reads_calls = redacts or any(reader is not None for reader in readers)
         self.metrics = Metrics(meter_provider)
         tracer = trace.get_tracer("slm_adapters", _version(), tracer_provider=tracer_provider)
         self._start_span = tracer.start_span
@@ -95,13 +98,12 @@ class Recorder:
     @property
     def wants_content(self) -> bool:
         """Whether anybody reads messages: convert them only then."""
-        kept = self.content_on_spans or self.events is not None or self.completions is not None
-        return kept or bool(self.hooks or global_hooks)
+        return self._reads_content or bool(self.hooks or global_hooks)
 
     @property
     def keeps_calls(self) -> bool:
         """Whether anybody reads more of a call than its span: make records only then."""
-        return self._reads_calls or bool(self.hooks or global_hooks)
+        return self.reads_calls or bool(self.hooks or global_hooks)
 
     def deliver(self, call: Call) -> None:
         """Hand an ended call to every hook; a hook that raises is counted."""
@@ -148,7 +150,6 @@ class Recorder:
         attributes: dict[str, Any],
         name: str,
         kind: SpanKind,
-        *,
         messages: Sequence[Message] = (),
         rows: Sequence[content.Row] = (),
         tools: Sequence[Tool] = (),

@@ -188,9 +188,17 @@ def test_no_context_outlives_its_run(spans) -> None:
     assert len(spans.named("chat")) == 4
 
 
-def test_an_empty_result_is_an_end_too(spans) -> None:
-    """A provider that sends nothing at all still ends the span."""
-    recorder, key = CallRecorder(tracer_provider=spans.provider), uuid4()
-    recorder.on_chat_model_start({"name": "m"}, [[HumanMessage("q")]], run_id=key)
-    recorder.on_llm_end(LLMResult(generations=[]), run_id=key)
-    assert "gen_ai.usage.input_tokens" not in (spans.one("chat m").attributes or {})
+@pytest.mark.parametrize("hooks", [[], [lambda call: None]])
+def test_an_answer_that_cannot_be_read_is_an_end_too(spans, hooks) -> None:
+    """Nothing at all, or counts of another shape: the span ends, our failure is counted."""
+    recorder = CallRecorder(tracer_provider=spans.provider, hooks=hooks)
+    odd = AIMessage("a")
+    odd.usage_metadata = {"tokens": 1}  # type: ignore[typeddict-item]
+    before = failure_counts().get("LangChain's on_llm_end", 0)
+    for generations in ([], [[ChatGeneration(message=odd)]]):
+        key = uuid4()
+        recorder.on_chat_model_start({"name": "m"}, [[HumanMessage("q")]], run_id=key)
+        recorder.on_llm_end(LLMResult(generations=generations), run_id=key)
+    assert len(spans.named("chat m")) == 2
+    assert all("gen_ai.usage.input_tokens" not in span.attributes for span in spans.all())
+    assert failure_counts()["LangChain's on_llm_end"] == before + 1

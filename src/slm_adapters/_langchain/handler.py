@@ -147,7 +147,8 @@ class CallRecorder(BaseCallbackHandler):
             return
         params = invocation_params or {}
         plan = self._plans.plan(semconv.TEXT_COMPLETION, serialized, params, run.metadata)
-        said = [Message("user", prompt) for prompt in prompts]
+        wanted = prompts if self.recorder.wants_content else ()
+        said = [Message("user", prompt) for prompt in wanted]
         self._open(run, plan, params, self.recorder.keeps_calls, said)
 
     def _open(
@@ -183,7 +184,7 @@ class CallRecorder(BaseCallbackHandler):
         nesting.contexts.setdefault(run.key, call.context)
         if in_graph and (conversation := conversation_of(run)):
             call.attributes[semconv.CONVERSATION_ID] = conversation
-        if nesting.is_guarded() is not None and (guard := nesting.entered(call)) is not None:
+        if nesting.guard_here() is not None and (guard := nesting.entered(call)) is not None:
             run.answers(guard)
         return call
 
@@ -219,6 +220,7 @@ class CallRecorder(BaseCallbackHandler):
             run.chunks_done = not call.wants_chunks
 
     def on_llm_end(self, response: LLMResult, *, run_id: UUID, **kwargs: Any) -> None:
+        call: Any = None
         try:
             run = self._runs.end(run_id)
             if run is None or not isinstance(call := run.span, OpenCall):
@@ -229,6 +231,8 @@ class CallRecorder(BaseCallbackHandler):
             call.finish_span(self._ended(call, response) if call.span.is_recording() else None)
         except Exception as error:
             note_failure("LangChain's on_llm_end", error)
+            if isinstance(call, OpenCall):
+                call.finish()  # an answer nobody can read is an end too
 
     def _ended(self, call: OpenCall, response: LLMResult) -> dict[str, Any]:
         """The last attributes of a call nobody keeps."""

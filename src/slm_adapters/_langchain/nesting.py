@@ -75,8 +75,8 @@ contexts: dict[int, Context] = {}
 _guard: ContextVar[Guard | None] = ContextVar("slm_adapters_guard", default=None)
 
 
-#: The step around the running code, if it is a guarded one.
-is_guarded = _guard.get
+#: The guarded step around the running code, or ``None``.
+guard_here = _guard.get
 
 
 def entered(span: OpenSpan) -> Guard | None:

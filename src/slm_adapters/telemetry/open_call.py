@@ -191,7 +191,7 @@ class OpenCall(OpenSpan):
 
     @property
     def is_span_only(self) -> bool:
-        """Whether nobody reads more of this call than its span; of no use to who notes a cost."""
+        """Whether nobody reads more of this call than its span: no record, metric, outer call."""
         if self.quiet or self._metrics is not None or self.learned is not None:
             return False
         recorder = self.recorder

@@ -277,7 +277,9 @@ async def test_t20_cancelled_inside_a_chain(spans, recorder) -> None:
     """The enclosing chain's end closes the model call within it."""
     chain = PROMPT | HostedChat(delay_s=5) | StrOutputParser()
     task = asyncio.create_task(chain.ainvoke({"question": "q"}, using(recorder)))
-    await asyncio.sleep(0.02)
+    while not any(run.span for run in recorder._runs.live.values()):
+        await asyncio.sleep(0)
+    await asyncio.sleep(0.01)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task

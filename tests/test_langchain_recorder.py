@@ -275,11 +275,16 @@ async def test_t20_timeouts_inside_a_long_lived_task(spans, recorder) -> None:
 
 async def test_t20_cancelled_inside_a_chain(spans, recorder) -> None:
     """The enclosing chain's end closes the model call within it."""
-    chain = PROMPT | HostedChat(delay_s=5) | StrOutputParser()
+    begun = asyncio.Event()
+
+    class Slow(HostedChat):
+        async def _agenerate(self, *args, **kwargs) -> ChatResult:
+            begun.set()
+            return await super()._agenerate(*args, **kwargs)
+
+    chain = PROMPT | Slow(delay_s=5) | StrOutputParser()
     task = asyncio.create_task(chain.ainvoke({"question": "q"}, using(recorder)))
-    while not any(run.span for run in recorder._runs.live.values()):
-        await asyncio.sleep(0)
-    await asyncio.sleep(0.01)
+    await begun.wait()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task

@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c const
 export HF_HUB_OFFLINE ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bundled-eval bundled-train clean
+.PHONY: help demo test test-matrix lint bundled-eval bundled-train clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -21,6 +21,9 @@ test: $(VENV)/.dev ## Lint, type-check and run every test; prints what was skipp
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest $(TEST_ARGS)
+
+test-matrix: $(VENV)/.dev ## Recorder and model tests with the oldest and newest releases we claim
+	PYTHON=$(BIN)/python tests/matrix.sh .matrix $(MATRIX)
 
 lint: $(VENV)/.dev ## Apply the formatter, then lint and type-check
 	$(BIN)/ruff format .

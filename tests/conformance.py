@@ -1,13 +1,18 @@
 """The GenAI conventions as a table, and a checker of finished spans, metrics and events.
 
-Transcribed from open-telemetry/semantic-conventions-genai (main, read 2026-09), independent of
-``slm_adapters.telemetry.semconv`` on purpose. ``python tests/conformance.py`` prints a report.
+Transcribed from open-telemetry/semantic-conventions-genai (main, read 2026-09) and from the main
+conventions' 1.41.1, independent of ``slm_adapters.telemetry.semconv`` on purpose.
+
+``python tests/conformance.py`` runs every framework under both generations of names, prints what
+was exported beside the tables, and exits with 1 if anything disagrees.
 """
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jsonschema
@@ -15,7 +20,10 @@ from opentelemetry.trace import SpanKind, StatusCode
 
 
 class Attribute(NamedTuple):
-    """Type and requirement level: required, conditional, recommended or opt-in."""
+    """Type and requirement level: required, conditional, recommended or opt-in.
+
+    ``added``: the registry has it, this operation's list does not; written where it is known.
+    """
 
     kind: str
     level: str
@@ -63,31 +71,50 @@ _INFERENCE = {
     "gen_ai.usage.input_tokens": Attribute(INT, "recommended"),
     "gen_ai.usage.output_tokens": Attribute(INT, "recommended"),
     "gen_ai.usage.cache_read.input_tokens": Attribute(INT, "recommended"),
-    "gen_ai.usage.cache_write.input_tokens": Attribute(INT, "recommended"),
     "gen_ai.usage.reasoning.output_tokens": Attribute(INT, "recommended"),
 }
-_USAGE = {key: value for key, value in _INFERENCE.items() if ".usage." in key}
-#: Operation -> its attributes. ``execute_task`` is ours: the conventions have no word for tasks.
-SPANS: dict[str, dict[str, Attribute]] = {
+_TOKENS_ONLY = {
+    "gen_ai.usage.input_tokens": Attribute(INT, "recommended"),
+    "gen_ai.usage.output_tokens": Attribute(INT, "recommended"),
+}
+_AGENT_NAME = {"gen_ai.agent.name": Attribute(TEXT, "conditional")}
+#: Who used a tool, a memory or a data source; OpenTelemetry's own packages say it of tools.
+_USER = {"gen_ai.agent.name": Attribute(TEXT, "added")}
+_MEMORY = {
+    **_COMMON,
+    **_USER,
+    **_SERVER,
+    "gen_ai.provider.name": Attribute(TEXT, "conditional"),
+    "gen_ai.memory.record.count": Attribute(INT, "recommended"),
+    "gen_ai.memory.query.text": Attribute(TEXT, "opt-in"),
+}
+#: Operations of ours, for what the conventions have no word for.
+OWN_OPERATIONS = {"execute_task", "execute_guardrail"}
+#: Operations that 1.41 does not know; they are written under both generations.
+LATER_OPERATIONS = {"plan", "search_memory", "upsert_memory"}
+_SPANS: dict[str, dict[str, Attribute]] = {
     "chat": _INFERENCE,
     "text_completion": _INFERENCE,
     "embeddings": {
         **_COMMON,
         **_SERVER,
+        **_TOKENS_ONLY,
         "gen_ai.provider.name": Attribute(TEXT, "required"),
         "gen_ai.request.model": Attribute(TEXT, "conditional"),
         "gen_ai.response.model": Attribute(TEXT, "recommended"),
-        "gen_ai.usage.input_tokens": Attribute(INT, "recommended"),
-        "gen_ai.usage.output_tokens": Attribute(INT, "recommended"),
     },
     "retrieval": {
         **_COMMON,
+        **_USER,
+        **_SERVER,
         "gen_ai.data_source.id": Attribute(TEXT, "conditional"),
         "gen_ai.provider.name": Attribute(TEXT, "conditional"),
         "gen_ai.request.model": Attribute(TEXT, "conditional"),
+        "gen_ai.retrieval.query.text": Attribute(TEXT, "opt-in"),
     },
     "execute_tool": {
         **_COMMON,
+        **_USER,
         "gen_ai.tool.name": Attribute(TEXT, "required"),
         "gen_ai.tool.type": Attribute(TEXT, "recommended"),
         "gen_ai.tool.call.id": Attribute(TEXT, "recommended"),
@@ -97,22 +124,38 @@ SPANS: dict[str, dict[str, Attribute]] = {
     },
     "invoke_agent": {
         **_COMMON,
-        **_USAGE,
+        **_TOKENS_ONLY,
         **_CONTENT,
-        "gen_ai.agent.name": Attribute(TEXT, "conditional"),
+        **_AGENT_NAME,
         "gen_ai.agent.description": Attribute(TEXT, "conditional"),
         "gen_ai.conversation.id": Attribute(TEXT, "conditional"),
         "gen_ai.request.model": Attribute(TEXT, "conditional"),
-        "gen_ai.provider.name": Attribute(TEXT, "recommended"),
     },
     "invoke_workflow": {
         **_COMMON,
-        **_USAGE,
-        **_CONTENT,
         "gen_ai.workflow.name": Attribute(TEXT, "conditional"),
-        "gen_ai.conversation.id": Attribute(TEXT, "conditional"),
+        "gen_ai.input.messages": Attribute(JSON, "opt-in"),
+        "gen_ai.output.messages": Attribute(JSON, "opt-in"),
+        "gen_ai.conversation.id": Attribute(TEXT, "added"),
     },
-    "execute_task": {**_COMMON, "gen_ai.agent.name": Attribute(TEXT, "conditional")},
+    "plan": {**_COMMON, **_AGENT_NAME},
+    "search_memory": _MEMORY,
+    "upsert_memory": _MEMORY,
+    "execute_task": {**_COMMON, **_AGENT_NAME},
+    "execute_guardrail": {**_COMMON, **_USER},
+}
+
+
+def _generation(write: str, agent: Mapping[str, Attribute]) -> dict[str, dict[str, Attribute]]:
+    cache = {f"gen_ai.usage.{write}.input_tokens": Attribute(INT, "recommended")}
+    changed = {name: _SPANS[name] | cache for name in ("chat", "text_completion")}
+    return _SPANS | changed | {"invoke_agent": {**_SPANS["invoke_agent"], **agent}}
+
+
+#: Generation -> operation -> its attributes.
+SPANS = {
+    "1.41": _generation("cache_creation", {"gen_ai.provider.name": Attribute(TEXT, "required")}),
+    "latest": _generation("cache_write", {}),
 }
 _CLIENT = {"chat", "text_completion", "embeddings", "retrieval"}
 #: What follows the operation in a span's name.
@@ -125,6 +168,10 @@ _TARGETS = {
     "invoke_agent": "gen_ai.agent.name",
     "invoke_workflow": "gen_ai.workflow.name",
     "execute_task": "slm_adapters.task.name",
+    "execute_guardrail": "slm_adapters.guardrail.name",
+    "plan": "gen_ai.agent.name",
+    "search_memory": None,
+    "upsert_memory": None,
 }
 _OWN = re.compile(r"slm_adapters\.[a-z_.]+")
 _REASONS = {"stop", "length", "content_filter", "tool_call", "compaction", "error"}
@@ -148,18 +195,41 @@ _CALL_LABELS = {
 #: Labels of our own, by which a dashboard tells roles apart; bounded like the roles of a program.
 OWN_LABELS = {"slm_adapters.role"}
 
-#: Histogram -> unit, boundaries, labels (generation 1.41).
-METRICS: dict[str, tuple[str, tuple[float, ...], set[str]]] = {
-    "gen_ai.client.operation.duration": ("s", _SECONDS, _CALL_LABELS),
-    "gen_ai.client.operation.time_to_first_chunk": ("s", _SECONDS, _CALL_LABELS),
-    "gen_ai.client.operation.time_per_output_chunk": ("s", _SECONDS, _CALL_LABELS),
-    "gen_ai.client.token.usage": ("{token}", _TOKENS, _CALL_LABELS | {"gen_ai.token.type"}),
+_COUNTS = tuple(float(2**i) for i in range(8))
+_AROUND = {
     "gen_ai.execute_tool.duration": (
         "s", _SECONDS, {"gen_ai.operation.name", "gen_ai.tool.name", "error.type"}),
     "gen_ai.invoke_agent.duration": (
         "s", _AGENT, {"gen_ai.operation.name", "gen_ai.agent.name", "error.type"}),
     "gen_ai.invoke_workflow.duration": (
         "s", _WORKFLOW, {"gen_ai.operation.name", "gen_ai.workflow.name", "error.type"}),
+}  # fmt: skip
+_TIMES = ("time_to_first_chunk", "time_per_output_chunk", "duration")
+_AGENT_LABELS = {"gen_ai.operation.name", "gen_ai.agent.name"}
+_MODALITY = {"gen_ai.token.modality"}
+#: Generation -> instrument -> unit, boundaries (None: a counter), labels.
+METRICS: dict[str, dict[str, tuple[str, tuple[float, ...] | None, set[str]]]] = {
+    "1.41": {
+        **{f"gen_ai.client.operation.{name}": ("s", _SECONDS, _CALL_LABELS) for name in _TIMES},
+        "gen_ai.client.token.usage": ("{token}", _TOKENS, _CALL_LABELS | {"gen_ai.token.type"}),
+        **_AROUND,
+    },
+    "latest": {
+        **{f"gen_ai.client.inference.{name}": ("s", _SECONDS, _CALL_LABELS) for name in _TIMES},
+        **{
+            f"gen_ai.client.inference.operation.{way}_tokens": ("{token}", _TOKENS, _CALL_LABELS)
+            for way in ("input", "output")
+        },
+        **{
+            f"gen_ai.client.inference.usage.{kind}_tokens": (
+                "{token}", None, _CALL_LABELS | _MODALITY)
+            for kind in (
+                "input", "output", "cache_read.input", "cache_write.input", "reasoning.output")
+        },
+        "gen_ai.invoke_agent.inference_calls": ("{inference_call}", _COUNTS, _AGENT_LABELS),
+        "gen_ai.invoke_agent.tool_calls": ("{tool_call}", _COUNTS, _AGENT_LABELS),
+        **_AROUND,
+    },
 }  # fmt: skip
 
 _PART = {
@@ -194,11 +264,11 @@ MESSAGES = {
 }
 
 
-def check_span(span: Any) -> list[str]:
+def check_span(span: Any, generation: str = "1.41") -> list[str]:
     """What is wrong with one span; an empty list if nothing is."""
     attributes = dict(span.attributes or {})
     operation = attributes.get("gen_ai.operation.name")
-    table = SPANS.get(operation)
+    table = SPANS[generation].get(operation)
     if table is None:
         return [f"{span.name}: no such operation: {operation}"]
     wrong = [*_named(span, operation, attributes), *_ended(span, attributes)]
@@ -214,7 +284,7 @@ def check_span(span: Any) -> list[str]:
 
 
 def _named(span: Any, operation: str, attributes: dict[str, Any]) -> Iterable[str]:
-    target = attributes.get(_TARGETS[operation])
+    target = attributes.get(_TARGETS[operation] or "")
     if span.name != (f"{operation} {target}" if target else operation):
         yield f"the name is not '{operation} {target}'"
     kinds = {SpanKind.INTERNAL} if operation not in _CLIENT else {SpanKind.CLIENT}
@@ -242,17 +312,18 @@ def _ended(span: Any, attributes: dict[str, Any]) -> Iterable[str]:
         yield "no span events"
 
 
-def check_metric(metric: Any) -> list[str]:
-    """What is wrong with one histogram."""
-    if metric.name not in METRICS:
-        return [f"{metric.name} is not in the conventions"]
-    unit, boundaries, labels = METRICS[metric.name]
+def check_metric(metric: Any, generation: str = "1.41") -> list[str]:
+    """What is wrong with one instrument."""
+    table = METRICS[generation]
+    if metric.name not in table:
+        own = metric.name.startswith("slm_adapters.")
+        return [] if own else [f"{metric.name} is not in the conventions"]
+    unit, boundaries, labels = table[metric.name]
     wrong = [f"unit {metric.unit}"] if metric.unit != unit else []
     for point in metric.data.data_points:
-        if tuple(point.explicit_bounds) != boundaries:
+        if getattr(point, "explicit_bounds", None) != boundaries:
             wrong.append("bucket boundaries")
-        extra = set(point.attributes) - labels - OWN_LABELS
-        wrong += [f"label {name}" for name in extra]
+        wrong += [f"label {name}" for name in set(point.attributes) - labels - OWN_LABELS]
     return [f"{metric.name}: {fault}" for fault in wrong]
 
 
@@ -283,26 +354,70 @@ def _plain(value: Any) -> Any:
     return [_plain(item) for item in value]
 
 
-def report(spans: Iterable[Any]) -> str:
-    """Markdown: every operation's attributes, their level, and how many spans carry them."""
+def faults(found: Any, generation: str) -> list[str]:
+    """Everything wrong with one export: its ``spans``, ``metrics`` and ``events``."""
+    wrong = [fault for span in found.spans for fault in check_span(span, generation)]
+    wrong += [fault for metric in found.metrics for fault in check_metric(metric, generation)]
+    wrong += [fault for event in found.events for fault in check_event(event)]
+    for span in found.spans:
+        for key in ("gen_ai.input.messages", "gen_ai.output.messages"):
+            if key in span.attributes:
+                wrong += check_messages(json.loads(span.attributes[key]))
+    operations = {span.attributes.get("gen_ai.operation.name") for span in found.spans}
+    wrong += [f"no {name} span was exported" for name in set(SPANS[generation]) - operations]
+    names = {metric.name for metric in found.metrics}
+    return wrong + [f"{name} was not exported" for name in set(METRICS[generation]) - names]
+
+
+def report(found: Any, generation: str) -> str:
+    """Markdown: each operation's attributes, their types and levels, how many spans have them."""
     by_operation: dict[str, list[Any]] = {}
-    for span in spans:
+    for span in found.spans:
         by_operation.setdefault(span.attributes["gen_ai.operation.name"], []).append(span)
-    lines = ["# Conformance", ""]
-    for operation, found in sorted(by_operation.items()):
-        faults = [fault for span in found for fault in check_span(span)]
-        lines += [f"## {operation}: {len(found)} spans, {len(faults)} faults", ""]
+    lines = [f"# Conformance, generation {generation}", ""]
+    for operation, spans in sorted(by_operation.items()):
+        wrong = [fault for span in spans for fault in check_span(span, generation)]
+        word = "ours" if operation in OWN_OPERATIONS else ""
+        if generation == "1.41" and operation in LATER_OPERATIONS:
+            word = "of later conventions"
+        lines += [f"## {operation}{f' ({word})' if word else ''}: {_counted(spans, wrong)}", ""]
         lines += ["| attribute | type | level | spans |", "|---|---|---|---|"]
-        for name, spec in SPANS[operation].items():
-            have = sum(name in span.attributes for span in found)
+        for name, spec in SPANS[generation].get(operation, {}).items():
+            have = sum(name in span.attributes for span in spans)
             lines.append(f"| `{name}` | {spec.kind} | {spec.level} | {have} |")
-        own = {key for span in found for key in span.attributes if _OWN.fullmatch(key)}
+        own = {key for span in spans for key in span.attributes if _OWN.fullmatch(key)}
         lines += [f"| `{name}` | | ours | |" for name in sorted(own)]
-        lines += ["", *(f"- {fault}" for fault in faults)]
+        lines.append("")
+    lines += ["## metrics", "", "| instrument | unit | points | faults |", "|---|---|---|---|"]
+    for metric in sorted(found.metrics, key=lambda metric: metric.name):
+        points = len(metric.data.data_points)
+        wrong = check_metric(metric, generation)
+        lines.append(f"| `{metric.name}` | {metric.unit} | {points} | {len(wrong)} |")
+    wrong = [fault for event in found.events for fault in check_event(event)]
+    lines += ["", f"## events: {_counted(found.events, wrong)}", ""]
     return "\n".join(lines)
 
 
-if __name__ == "__main__":
+def _counted(found: Iterable[Any], wrong: list[str]) -> str:
+    return f"{len(list(found))}, {len(wrong)} faults"
+
+
+def main() -> int:
+    import conftest  # noqa: F401  (offline, before any framework is imported)
     from test_conformance import exported
 
-    print(report(exported().spans))
+    failed = 0
+    for generation in SPANS:
+        found = exported(generation)
+        wrong = faults(found, generation)
+        print(report(found, generation))
+        print(f"Generation {generation}: {len(found.spans)} spans, {len(found.metrics)} ", end="")
+        print(f"instruments, {len(found.events)} events; {len(wrong)} faults in all.", end="\n\n")
+        for fault in wrong:
+            print("wrong:", fault)
+        failed += len(wrong)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

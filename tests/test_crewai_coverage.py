@@ -441,7 +441,7 @@ def test_cached_and_reasoning_tokens_are_on_the_call(spans, recorder):
     llm.call("x")
     chat = spans.one("chat")
     assert chat.attributes["gen_ai.usage.cache_read.input_tokens"] == 7
-    assert chat.attributes["gen_ai.usage.cache_write.input_tokens"] == 1
+    assert chat.attributes["gen_ai.usage.cache_creation.input_tokens"] == 1
     assert chat.attributes["gen_ai.usage.reasoning.output_tokens"] == 2
     HostedLLM(model="plain").call("x")
     assert "gen_ai.usage.reasoning.output_tokens" not in spans.one("chat plain").attributes

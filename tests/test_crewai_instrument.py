@@ -297,7 +297,7 @@ def test_our_copy_of_the_table_agrees_with_this_version():
 
     ours = tables._PAIRS_OF_1_15
     assert ours.items() <= VALID_EVENT_PAIRS.items()
-    missing = set(spans._OPENERS) - set(ours.values())
+    missing = set(spans.OPENERS) - set(ours.values())
     assert missing == set()
 
 

@@ -100,10 +100,11 @@ def test_t1_a_start_that_is_handled_five_seconds_late_has_the_right_times(spans,
         before = time.time_ns()
         crewai_event_bus._ensure_executor_initialized()
         # Nothing is handled while the loop is busy.
-        crewai_event_bus._loop.call_soon_threadsafe(time.sleep, 0.5)
+        crewai_event_bus._loop.call_soon_threadsafe(time.sleep, 5)
         HostedLLM().call("x")
         after = time.time_ns()
         crewai_event_bus.flush()
+        assert time.time_ns() - before > 4_500_000_000, "nothing was late"
     chat = spans.one("chat")
     assert before - 2_000_000 <= chat.start_time <= chat.end_time <= after + 2_000_000
 

@@ -12,7 +12,7 @@ from collections import Counter
 import pytest
 from crewai import Crew, Process
 from crewai.events.event_bus import crewai_event_bus
-from crewai.events.types.llm_events import LLMCallStartedEvent
+from crewai.events.types.llm_events import LLMCallCompletedEvent, LLMCallStartedEvent
 from crewai.flow.flow import Flow, listen, start
 from crewai_cases import HostedLLM, SilentLLM, agent, crew, task, tool
 from opentelemetry.trace import SpanKind, StatusCode
@@ -410,14 +410,21 @@ def test_t1_without_the_tap_listeners_make_the_same_spans(spans, monkeypatch):
 
 
 def test_t35_scoped_handlers_and_replay_neither_break_nor_double(spans, recorder):
-    """Replayed events make no second span."""
+    """Handlers set aside for a while do not set us aside; replayed events make no second span."""
     events = []
     with crewai_event_bus.scoped_handlers():
-        crewai_event_bus.on(LLMCallStartedEvent)(lambda source, event: events.append(event))
+        for kind in (LLMCallStartedEvent, LLMCallCompletedEvent):
+            crewai_event_bus.on(kind)(lambda source, event: events.append(event))
         HostedLLM().call("x")
         crewai_event_bus.flush()
-    crewai_event_bus.replay(None, events[0])
     assert len(spans.all()) == 1
+    assert len(events) == 2
+    for event in (*events, *events):
+        crewai_event_bus.replay(None, event)
+    crewai_event_bus.flush()
+    assert len(spans.all()) == 1
+    HostedLLM().call("x")
+    assert len(spans.all()) == 2
 
 
 def test_t25_no_content_on_spans_unless_asked(spans, recorder):
@@ -508,12 +515,17 @@ def test_t28_nothing_is_ended_by_the_clock(spans, recorder, monkeypatch):
     """A crew may run for hours; its spans stay open and end unset."""
     import time
 
-    real = time.time_ns
+    real, wall = time.time_ns, time.time
+    open_then: list[int] = []
 
     def during() -> None:
         monkeypatch.setattr(time, "time_ns", lambda: real() + 4 * 3600 * 10**9)
+        monkeypatch.setattr(time, "time", lambda: wall() + 4 * 3600)
+        HostedLLM().call("one more call, so that whatever watches the clock would notice")
+        open_then.extend(len(spans.named(name)) for name in ("invoke_", "execute_"))
 
     crew(HostedLLM(_asks(), "ok"), tools=[tool(during)]).kickoff()
+    assert open_then == [0, 0]
     workflow = spans.one("invoke_workflow")
     assert workflow.end_time - workflow.start_time > 3600 * 10**9
     assert workflow.status.status_code is StatusCode.UNSET

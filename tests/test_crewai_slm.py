@@ -492,15 +492,31 @@ class Slow(ScriptedModel):
         yield
 
 
-async def test_t9_cancelled_acalls_stop_the_model_and_close_their_scope(spans):
+async def _by_task(slm):
+    running = asyncio.create_task(slm.acall("x"))
+    await asyncio.sleep(0.005)
+    running.cancel()
+    await running
+
+
+async def _by_wait_for(slm):
+    await asyncio.wait_for(slm.acall("x"), 0.005)
+
+
+async def _by_timeout(slm):
+    async with asyncio.timeout(0.005):
+        await slm.acall("x")
+
+
+@pytest.mark.parametrize("way", [_by_task, _by_wait_for, _by_timeout])
+async def test_t9_cancelled_acalls_stop_the_model_and_close_their_scope(spans, way):
     """150 cancellations in one context: no StackDepthExceededError, nothing live."""
     engine = Slow(["x"])
     slm = SLM(engine)
     with CallRecorder(tracer_provider=spans.provider) as recorder:
         for _ in range(150):
-            with pytest.raises(asyncio.TimeoutError):
-                async with asyncio.timeout(0.005):
-                    await slm.acall("x")
+            with pytest.raises((asyncio.TimeoutError, asyncio.CancelledError)):
+                await way(slm)
         assert len(recorder._events.scopes) == 0
     assert engine.stopped.wait(1)
     outcomes = [span.attributes["slm_adapters.outcome"] for span in spans.named("chat")]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+
 import pytest
 from crewai import Crew, Process
 from crewai_cases import HostedLLM, agent, crew, task, tool
@@ -74,19 +76,33 @@ def test_a_swap_holds_for_the_copies_of_kickoff_for_each():
     assert [run.raw for run in runs] == ["local", "local"]
 
 
-def test_a_manager_is_swapped_by_its_role():
-    """Made by the kickoff from manager_llm, or given as manager_agent."""
-    boss = HostedLLM("boss")
-    made = Crew(
+def managed(boss):
+    return Crew(
         agents=[agent(HostedLLM(), "Helper")],
         tasks=[task(None)],
         process=Process.hierarchical,
         manager_llm=boss,
     )
+
+
+def test_a_manager_is_swapped_by_its_role():
+    """Made by the kickoff from manager_llm; afterwards the crew is as it was."""
+    boss = HostedLLM("boss")
+    made = managed(boss)
     with swap(made, {"Crew Manager": SLM(ScriptedModel(["local boss"]))}):
         assert made.kickoff().raw == "local boss"
     assert made.manager_llm is boss
     assert made.manager_agent is None
+    assert made.kickoff().raw == "boss"
+
+
+@pytest.mark.skipif(
+    "BaseAgentTool" not in inspect.getsource(Crew._create_manager_agent),
+    reason="this CrewAI itself refuses a second kickoff of a crew whose manager it made",
+)
+def test_a_manager_that_an_earlier_kickoff_made_is_swapped_too():
+    """Its LLM goes back to the manager, not only to the crew."""
+    made = managed(HostedLLM("boss"))
     assert made.kickoff().raw == "boss"
     with swap(made, {"Crew Manager": SLM(ScriptedModel(["local boss"]))}):
         assert made.kickoff().raw == "local boss"

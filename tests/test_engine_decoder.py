@@ -195,18 +195,6 @@ def test_a_longer_prompt_replaces_its_own_beginning() -> None:
     assert kept.nbytes == 2 * small
 
 
-@pytest.mark.parametrize("architecture", ["gemma3", "lfm2", "granite_hybrid"])
-def test_t45_caches_that_cannot_be_cut_are_not_reused(model: Any, architecture: str) -> None:
-    """Sliding windows and recurrent layers take no part in reuse, and stay correct."""
-    decoder = Decoder(model(architecture), borders=(BORDER,), prefix_budget=64 << 20)
-    assert decoder.prefixes is None
-    prompt = prompt_of(150)
-    reply(decoder, prompt, 3)
-    tokens, generation = reply(decoder, prompt, 12)
-    assert generation.cached_tokens == 0
-    assert tokens == generated(model(architecture), prompt, 12, do_sample=False)
-
-
 def test_two_generations_interleave_without_mixing(model: Any) -> None:
     """Steps of two replies may alternate; each keeps its own cache."""
     decoder = Decoder(model("llama"), prefix_budget=64 << 20)

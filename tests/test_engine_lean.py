@@ -12,8 +12,8 @@ import pytest
 import torch
 from tiny_models import tiny_model
 
+from slm_adapters.engine import lean_linear
 from slm_adapters.engine.decoder import Decoder
-from slm_adapters.engine.lean_linear import FourBit
 from slm_adapters.engine.lean_llama import LeanLlama
 from slm_adapters.engine.network import TransformersNetwork, best_network
 from slm_adapters.engine.sampling import Sampling
@@ -191,25 +191,43 @@ def _with_biases(model: Any) -> Any:
     return model
 
 
-def test_nf4_stays_nf4(read: Any) -> None:
-    """The 4-bit weights are what is computed with: no whole copy of a layer is kept."""
+def test_nf4_stays_nf4(read: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The 4-bit weights are what is computed with: without room, no whole layer is kept."""
+    monkeypatch.setattr(lean_linear, "is_little", lambda nbytes: False)
     model = read("llama", torch.bfloat16, "nf4")
     before = model.get_memory_footprint()
     lean = best_network(model)
     assert isinstance(lean, LeanLlama)
+    assert lean.kept_bytes == 0
     layers = model.model.layers
     assert layers[0].mlp.up_proj.weight.dtype == torch.uint8
     # The tiny head is tied, so it has a packed copy of its own.
     assert model.get_memory_footprint() <= before + model.model.embed_tokens.weight.nbytes
     up, rows = layers[0].mlp.up_proj, torch.ones(1, 128, dtype=torch.bfloat16)
-    if getattr(up.weight.quant_state, "packing_format_for_cpu", False):
-        gate_up = lean._layers[0].gate_up
-        assert isinstance(gate_up, FourBit)
-        old = gate_up(rows)[:, 192:]
-        up.weight.data.zero_()
-        new = gate_up(rows)[:, 192:]
-        assert torch.equal(new, up(rows))
-        assert not torch.equal(new, old)
+    old = lean._layers[0].gate_up(rows)[:, 192:].clone()
+    up.weight.data.zero_()
+    new = lean._layers[0].gate_up(rows)[:, 192:]
+    assert torch.equal(new, up(rows))
+    assert not torch.equal(new, old)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+def test_nf4_written_out_once_or_each_time_is_the_same(
+    read: Any, monkeypatch: pytest.MonkeyPatch, dtype: Any
+) -> None:
+    """Bit for bit; what is kept is counted, and is the size of the layers."""
+    prompt = prompt_of(90)
+    logits = []
+    for keeps in (True, False):
+        monkeypatch.setattr(lean_linear, "is_little", lambda nbytes, keeps=keeps: keeps)
+        lean = best_network(read("llama", dtype, "nf4"))
+        assert isinstance(lean, LeanLlama)
+        assert (lean.kept_bytes > 0) == keeps
+        logits.append(logits_of(lean, prompt))
+    assert torch.equal(*logits)
+    expected = logits_of(TransformersNetwork(read("llama", dtype, "nf4")), prompt)
+    limit = (1e-4 if dtype is torch.float32 else 0.03) * float(expected.abs().max())
+    assert float((logits[0] - expected).abs().max()) <= limit
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])

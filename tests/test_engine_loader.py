@@ -390,6 +390,29 @@ def test_a_failed_load_can_be_repeated(tmp_path: Path) -> None:
     assert engine.complete(HI).usage.output_tokens == 4
 
 
+def test_weights_are_given_back_when_nothing_is_asked(folder: Path) -> None:
+    """After keep_alive seconds without a call; the next call loads again."""
+    engine = load_engine(folder, keep_alive=0.2)
+    expected = engine.complete(HI).reply
+    until = time.monotonic() + 20
+    while loaded_models() and time.monotonic() < until:
+        time.sleep(0.05)
+    assert loaded_models() == []
+    assert engine.complete(HI).reply == expected
+    assert pickle.loads(pickle.dumps(engine))._handle.keep_alive == 0.2
+    with pytest.raises(ValueError, match="keep_alive"):
+        load_engine(folder, keep_alive=-1)
+
+
+def test_the_engine_that_keeps_longest_decides(folder: Path) -> None:
+    """None is for as long as the engine is there."""
+    short, kept = load_engine(folder, keep_alive=0.1), load_engine(folder)
+    short.complete(HI)
+    kept.warm_up()
+    time.sleep(0.5)
+    assert [info.users for info in loaded_models()] == [2]
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_t51_a_forked_child_gets_an_error_instead_of_a_hang(folder: Path) -> None:
     """torch cannot compute after a fork; the engine says so at once."""

@@ -15,6 +15,7 @@ from tiny_models import CHATML, teach, tiny_model
 from slm_adapters.calls import Message, Reply, Tool
 from slm_adapters.engine import loader
 from slm_adapters.engine.engine import ChatEngine, ChatRequest, Chunk, Completion
+from slm_adapters.engine.grammar import Grammars
 from slm_adapters.errors import (
     CancelledGenerationError,
     ContextOverflowError,
@@ -234,8 +235,15 @@ def test_t5_all_tokens_spent_on_thinking(taught: Path) -> None:
         load_engine(taught).complete(ask("think", max_tokens=5))
 
 
+@pytest.fixture
+def unconstrained(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with a tokenizer that the grammar engine cannot read."""
+    monkeypatch.setattr(Grammars, "usable", False)
+
+
+@pytest.mark.usefixtures("unconstrained")
 def test_json_replies_are_bare_json(taught: Path) -> None:
-    """A fence around asked-for JSON is removed, in the stream too."""
+    """A fence around asked-for JSON is removed where no grammar could, in the stream too."""
     engine = load_engine(taught)
     request = ask("json")
     assert engine.complete(request).reply.message.text.startswith("```")
@@ -317,6 +325,15 @@ def test_two_calls_have_two_ids(caller: Path) -> None:
     assert len({call.id for call in message.tool_calls}) == 2
 
 
+def test_t7_a_call_of_an_unknown_tool_cannot_be_written(caller: Path) -> None:
+    """Once a call has begun, only the tools offered can be named."""
+    request = ask("wrong", tools=(LOOKUP,))
+    completion = load_engine(caller).complete(request)
+    check(request, completion)
+    assert {call.name for call in completion.reply.message.tool_calls} == {"lookup_order"}
+
+
+@pytest.mark.usefixtures("unconstrained")
 def test_t7_a_call_of_an_unknown_tool_is_refused_by_the_check(caller: Path) -> None:
     """It is no call and must not pass for an answer either."""
     request = ask("wrong", tools=(LOOKUP,))
@@ -346,12 +363,15 @@ def test_without_tools_a_call_is_text(taught: Path) -> None:
 
 
 def test_a_forced_call_begins_in_the_prompt(caller: Path) -> None:
-    """tool_choice with a name makes a model that would chat call that tool."""
+    """tool_choice with a name makes a model that would chat call that tool; what is certain of
+    the call is read with the prompt, not written."""
     engine = load_engine(caller)
     request = ask("thanks", tools=(LOOKUP,))
     assert engine.complete(request).reply.message.content == "You are welcome."
     forced = ask("Where is AB-1?", tools=(LOOKUP,), tool_choice="lookup_order")
     completion = engine.complete(forced)
+    free = engine.complete(ask("Where is AB-1?", tools=(LOOKUP,)))
+    assert completion.usage.output_tokens < free.usage.output_tokens / 2
     check(forced, completion)
     assert completion.reply.message.tool_calls[0].parsed() == {"order_id": "AB-1"}
 

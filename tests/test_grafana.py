@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -147,3 +150,50 @@ def test_the_compose_file_mounts_what_exists() -> None:
     mounts = re.findall(r"- (\.\.?/[^:]+):", text)
     assert len(mounts) == 4
     assert [mount for mount in mounts if not (FOLDER / mount).exists()] == []
+
+
+CHECK = FOLDER / "check.py"
+
+
+def run_check(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, str(CHECK), *arguments], capture_output=True, text=True, timeout=300
+    )
+
+
+@pytest.mark.server
+def test_a_real_prometheus_answers_every_panel() -> None:
+    """Both generations, scraped from this package's own metrics."""
+    if shutil.which("prometheus") is None:
+        pytest.skip("no prometheus on the PATH (Debian: apt-get install prometheus)")
+    done = run_check()
+    assert done.returncode == 0, done.stdout + done.stderr
+    count = len(EXPRESSIONS)
+    for generation in ("1.41", "latest"):
+        assert f"{generation}: {count} queries, {count} answered" in done.stdout
+
+
+@pytest.mark.server
+def test_the_check_finds_a_panel_that_stays_empty(tmp_path) -> None:
+    """A metric nobody emits, and a query Prometheus cannot read."""
+    program = shutil.which("prometheus")
+    if program is None:
+        pytest.skip("no prometheus on the PATH (Debian: apt-get install prometheus)")
+    shutil.copy(CHECK, tmp_path / "check.py")
+    for expression, said in (("rate(nobody_total[$__rate_interval])", "no data"), ("(", "refused")):
+        panel = {"title": "Wrong", "targets": [{"expr": expression}]}
+        (tmp_path / "dashboard.json").write_text(json.dumps({"panels": [panel]}), encoding="utf-8")
+        done = subprocess.run(
+            [sys.executable, str(tmp_path / "check.py"), "--wait", "5"],
+            capture_output=True, text=True, timeout=120,
+        )  # fmt: skip
+        assert done.returncode == 1
+        assert said in done.stdout + done.stderr
+
+
+def test_without_prometheus_the_check_skips_with_a_sentence() -> None:
+    """It names what to install."""
+    pytest.importorskip("opentelemetry.exporter.prometheus")
+    done = run_check("--prometheus", "")
+    assert done.returncode == 0, done.stderr
+    assert "skipped: no prometheus on the PATH" in done.stdout

@@ -7,9 +7,10 @@ import importlib.metadata
 import json
 
 import pytest
+from conftest import InMemoryLogRecordExporter
 from langchain_models import HostedChat
 from opentelemetry.sdk._logs import LoggerProvider
-from opentelemetry.sdk._logs.export import InMemoryLogRecordExporter, SimpleLogRecordProcessor
+from opentelemetry.sdk._logs.export import SimpleLogRecordProcessor
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 

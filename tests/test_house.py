@@ -22,7 +22,7 @@ LAYERS = [
     {"telemetry", "store", "engine", "models"},
     {"routing", "testing"},
     {"langchain", "crewai", "litellm", "pipeline"},
-    {"demo"},
+    {"demo", "fit_table"},
     {"cli", "main"},
 ]
 #: The one neighbour allowed: the store reports failures the way telemetry does, and engines

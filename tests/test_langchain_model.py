@@ -13,11 +13,13 @@ import pytest
 from langchain.agents import create_agent
 from langchain_core import exceptions as langchain_errors
 from langchain_core.caches import InMemoryCache
+from langchain_core.load import dumpd, load
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
 from langchain_core.messages.ai import add_ai_message_chunks
 from langchain_core.runnables import RunnableLambda
 from langchain_core.tools import tool
 from langchain_models import HostedChat
+from langchain_openai import ChatOpenAI
 from opentelemetry import trace
 from opentelemetry.trace import SpanKind, StatusCode
 from pydantic import BaseModel
@@ -26,6 +28,7 @@ from slm_adapters import errors
 from slm_adapters.calls import Call, ToolCall
 from slm_adapters.engine.engine import ChatEngine, Chunk
 from slm_adapters.langchain import CallRecorder, ChatSLM, traced
+from slm_adapters.routing import Copied, Router
 from slm_adapters.telemetry import recorder as recording
 from slm_adapters.testing import ScriptedModel, captured_calls
 
@@ -306,6 +309,29 @@ def test_copies_and_pickles_have_no_weights() -> None:
 # Errors and fallbacks
 
 OVERFLOW = errors.ContextOverflowError("tiny", 900, 100, 512)
+
+
+def test_a_dump_of_langchain_s_builds_the_same_model() -> None:
+    """Settings and the fallback's, no key; what is no JSON says so when it is loaded."""
+    hosted = ChatOpenAI(model="gpt-4.1-mini", api_key="sk-secret")
+    model = ChatSLM("org/model", fallback=hosted, temperature=0.5, stop=["END"], seed=3)
+    dumped = dumpd(model)
+    assert "sk-secret" not in json.dumps(dumped)
+    known = {"allowed_objects": [ChatSLM, ChatOpenAI], "valid_namespaces": ["slm_adapters"]}
+    again = load(dumped, secrets_map={"OPENAI_API_KEY": "sk-secret"}, **known)
+    assert again.dict() == model.dict()
+    assert again.fallback.model_name == "gpt-4.1-mini"
+    for no_json in (ChatSLM(ScriptedModel(["x"])), ChatSLM("m", router=Router(Copied()))):
+        with pytest.raises(NotImplementedError):
+            load(dumpd(no_json), **known)
+
+
+def test_without_a_model_the_environment_names_it(monkeypatch) -> None:
+    """A deployment chooses; the model inside the package is the default."""
+    assert ChatSLM().model == "bundled"
+    monkeypatch.setenv("SLM_ADAPTERS_MODEL", "org/model")
+    assert ChatSLM().model == "org/model"
+    assert ChatSLM("other").model == "other"
 
 
 def test_overflow_is_langchains_error_too() -> None:

@@ -20,17 +20,20 @@ from pathlib import Path
 
 import litellm
 import pytest
+from conftest import InMemoryLogRecordExporter
 from langchain.agents import create_agent
 from langchain_core.messages import AIMessage, AIMessageChunk
 from langchain_core.outputs import ChatGenerationChunk
 from langchain_models import HostedChat
+from langgraph.graph import START, MessagesState, StateGraph
 from opentelemetry.sdk._logs import LoggerProvider
-from opentelemetry.sdk._logs.export import InMemoryLogRecordExporter, SimpleLogRecordProcessor
+from opentelemetry.sdk._logs.export import SimpleLogRecordProcessor
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
+from opentelemetry.trace import StatusCode
 
 import slm_adapters.litellm
 from slm_adapters.calls import Message
@@ -41,41 +44,57 @@ HERE = Path(__file__).parent
 
 #: Number -> what goes wrong elsewhere, and where it is tested here (file: test names' beginnings).
 TRAPS: dict[int, tuple[str, dict[str, list[str]]]] = {
-    1: ("an end event before its start event", {"crewai_recorder": ["test_t1_"]}),
-    2: ("slow handlers of others cost parents or time", {"crewai_recorder": ["test_t2_"]}),
+    1: ("an end event before its start event", {
+        "crewai_recorder": ["test_t1_"], "crewai_old_way": ["test_t1_an_end", "test_t1_a_start"]}),
+    2: ("slow handlers of others cost parents or time", {
+        "crewai_recorder": ["test_t2_"], "crewai_old_way": ["test_t2_two_hundred"]}),
     3: ("internal flows as parents", {"crewai_recorder": ["test_t3_"]}),
     4: ("entry points that are not seen, or outside the caller's trace", {
-        "crewai_recorder": ["test_t4_"]}),
-    5: ("concurrent crews mix", {"crewai_recorder": ["test_t5_"]}),
-    6: ("parallel tools and tasks under strangers", {"crewai_recorder": ["test_t6_"]}),
+        "crewai_recorder": ["test_t4_"],
+        "crewai_coverage": ["test_t4_every_entry", "test_t4_kick"]}),
+    5: ("concurrent crews mix", {
+        "crewai_recorder": ["test_t5_"], "crewai_coverage": ["test_t5_a_hundred"]}),
+    6: ("parallel tools and tasks under strangers", {
+        "crewai_recorder": ["test_t6_parallel", "test_t6_an_async_task"],
+        "crewai_coverage": ["test_t6_delegated"], "tool_timeouts": ["test_t6_"]}),
     7: ("HTTP spans beside their call", {
-        "crewai_recorder": ["test_t7_"], "langchain_nesting": ["test_t7_"]}),
-    8: ("contexts detached elsewhere, leaks", {"langchain_nesting": ["test_t8_"]}),
+        "crewai_recorder": ["test_t7_"], "langchain_nesting": ["test_t7_"],
+        "crewai_old_way": ["test_t7_"], "old_ways": ["test_t7_"]}),
+    8: ("contexts detached elsewhere, leaks", {
+        "langchain_nesting": ["test_t8_"], "old_ways": ["test_t8_"]}),
     9: ("cancelled calls stay open", {
-        "crewai_slm": ["test_t9_cancelled"], "crewai_recorder": ["test_t9_"]}),
-    10: ("context-length errors and interrupts leak spans", {"crewai_recorder": ["test_t10_"]}),
+        "crewai_slm": ["test_t9_cancelled"], "crewai_recorder": ["test_t9_"],
+        "crewai_old_way": ["test_t9_"]}),
+    10: ("context-length errors and interrupts leak spans", {
+        "crewai_recorder": ["test_t10_"], "crewai_old_way": ["test_t10_"]}),
     11: ("retries overlap or count tokens twice", {"crewai_recorder": ["test_t11_"]}),
     12: ("CrewAI silences LiteLLM's loggers; three layers, three spans", {
         "litellm_recorder": ["test_t12_"], "litellm_crewai": ["test_t12_"],
-        "crewai_recorder": ["test_t12_"]}),
-    13: ("LiteLLM's retries leave a span open", {"litellm_recorder": ["test_t13_"]}),
-    14: ("LiteLLM tells nobody of abandoned streams", {"litellm_recorder": ["test_t14_"]}),
-    15: ("LiteLLM calls by keyword", {"litellm_recorder": ["test_t15_"]}),
+        "crewai_recorder": ["test_t12_"], "crewai_old_way": ["test_t12_"]}),
+    13: ("LiteLLM's retries leave a span open", {
+        "litellm_recorder": ["test_t13_"], "old_ways": ["test_t13_"]}),
+    14: ("LiteLLM tells nobody of abandoned streams", {
+        "litellm_recorder": ["test_t14_"], "old_ways": ["test_t14_"]}),
+    15: ("LiteLLM calls by keyword", {
+        "litellm_recorder": ["test_t15_"], "old_ways": ["test_t15_"]}),
     16: ("an instrumented client makes a second LLM span", {"one_llm_span": ["test_t16_"]}),
     17: ("two registrations, two spans", {
         "langchain_recorder": ["test_t17_"], "langchain_nesting": ["test_t17_"],
-        "instrument": ["test_t17_"], "crewai_recorder": ["test_t17_"]}),
+        "instrument": ["test_t17_"], "crewai_recorder": ["test_t17_"], "old_ways": ["test_t17_"]}),
     18: ("closed streams are called errors", {
-        "langchain_recorder": ["test_t18_"], "recorder": ["test_t18_"]}),
-    19: ("interrupts are called errors", {"langchain_graphs": ["test_t19_"]}),
+        "langchain_recorder": ["test_t18_"], "recorder": ["test_t18_"],
+        "langchain_broken_off": ["test_t18_"], "old_ways": ["test_t18_"]}),
+    19: ("interrupts are called errors", {
+        "langchain_graphs": ["test_t19_"], "old_ways": ["test_t19_"]}),
     20: ("cancelled ainvoke leaks", {
         "langchain_recorder": ["test_t20_"], "langchain_graphs": ["test_t20_"],
-        "langchain_nesting": ["test_t20_"]}),
+        "langchain_nesting": ["test_t20_"], "old_ways": ["test_t20_"]}),
     21: ("usage of streams, and zeros made up", {
         "traps": ["test_t21_"], "recorder": ["test_t21_"], "langchain_recorder": ["test_t21_"]}),
     22: ("time to first chunk of what is no stream", {
         "langchain_recorder": ["test_t22_"], "recorder": ["test_t22_"]}),
-    23: ("models without a name are dropped", {"langchain_recorder": ["test_t23_"]}),
+    23: ("models without a name are dropped", {
+        "langchain_recorder": ["test_t23_"], "old_ways": ["test_t23_"]}),
     24: ("batches and choices", {"langchain_recorder": ["test_t24_"]}),
     25: ("content leaks though it is off", {
         "traps": ["test_t25_"], "recorder": ["test_t25_"], "crewai_recorder": ["test_t25_"],
@@ -83,7 +102,8 @@ TRAPS: dict[int, tuple[str, dict[str, list[str]]]] = {
     26: ("a redactor that fails", {
         "recorder": ["test_t26_"], "langchain_recorder": ["test_t26_"]}),
     27: ("content no collector takes", {"content": ["test_t27_"], "traps": ["test_t27_"]}),
-    28: ("long runs are ended by the clock", {"crewai_recorder": ["test_t28_"]}),
+    28: ("long runs are ended by the clock", {
+        "crewai_recorder": ["test_t28_"], "traps": ["test_t28_"]}),
     29: ("unfinished runs pile up", {
         "langchain_recorder": ["test_t29_"], "crewai_recorder": ["test_t29_"]}),
     30: ("telemetry nobody asked for costs", {
@@ -101,7 +121,8 @@ TRAPS: dict[int, tuple[str, dict[str, list[str]]]] = {
     36: ("a framework that is absent", {"traps": ["test_t36_"]}),
     37: ("a conversation that is made up", {"langchain_recorder": ["test_t37_"]}),
     38: ("names that grow without bound", {"crewai_recorder": ["test_t38_"]}),
-    39: ("lifetime counters as a run's usage", {"traps": ["test_t39_"]}),
+    39: ("lifetime counters as a run's usage", {
+        "traps": ["test_t39_"], "crewai_coverage": ["test_t39_"], "crewai_old_way": ["test_t39_"]}),
     40: ("signal handlers and threads", {
         "crewai_recorder": ["test_t40_"], "traps": ["test_t40_"]}),
 }  # fmt: skip
@@ -278,6 +299,7 @@ def test_t33_a_forked_child_and_a_second_import_record_as_before() -> None:
     printed = fresh("""
 import importlib, os
 from langchain_models import HostedChat
+from langgraph.graph import START, MessagesState, StateGraph
 import slm_adapters.langchain as ours
 calls = []
 ours.instrument(hooks=[calls.append])
@@ -323,17 +345,67 @@ for name in ("crewai", "langchain_core", "litellm"):
     assert set(said.values()) == {"there"}
 
 
+def test_t28_an_agent_that_works_for_hours_stays_open(spans, monkeypatch) -> None:
+    """The clock moves four hours while a tool runs: nothing is ended by it, and no error made."""
+    recorder = CallRecorder(tracer_provider=spans.provider)
+    using, open_then = {"callbacks": [recorder]}, []
+    asking = AIMessage("", tool_calls=[{"name": "work", "args": {}, "id": "c1"}])
+    real, wall = time.time_ns, time.time
+
+    def work() -> str:
+        """Take long."""
+        monkeypatch.setattr(time, "time_ns", lambda: real() + 4 * 3600 * 10**9)
+        monkeypatch.setattr(time, "time", lambda: wall() + 4 * 3600)
+        HostedChat().invoke("another call, so that whatever watches the clock would notice", using)
+        open_then.append(len(spans.named("invoke_agent")) + len(spans.named("execute_tool")))
+        return "done"
+
+    agent = create_agent(HostedChat(replies=[asking, "done"]), [work], name="desk")
+    agent.invoke({"messages": [("user", "q")]}, using)
+    assert open_then == [0]
+    desk = spans.one("invoke_agent")
+    assert desk.end_time - desk.start_time > 3600 * 10**9
+    assert {span.status.status_code for span in spans.all()} == {StatusCode.UNSET}
+
+
 def test_t39_usage_is_a_calls_own_never_a_lifetime_counter(spans) -> None:
     """Peers write a model object's running total on the second run's agent span."""
     recorder = CallRecorder(tracer_provider=spans.provider)
-    agent = create_agent(HostedChat(), [], name="desk")
+    asking = AIMessage("", tool_calls=[{"name": "look_up", "args": {"q": "x"}, "id": "c1"}])
+
+    def look_up(q: str) -> str:
+        """Look something up."""
+        return "found"
+
+    agent = create_agent(HostedChat(replies=[asking, "done"]), [look_up], name="desk")
     for _ in range(2):
         agent.invoke({"messages": [("user", "q")]}, {"callbacks": [recorder]})
     chats = [s.attributes["gen_ai.usage.input_tokens"] for s in spans.named("chat")]
     agents = spans.named("invoke_agent")
-    assert chats == [11, 11]
-    assert len(agents) == 2
-    assert all(a.attributes.get("gen_ai.usage.input_tokens") in (None, 11) for a in agents)
+    assert chats == [11, 11, 11, 11]
+    for way, count in (("input", 22), ("output", 6)):
+        assert [a.attributes[f"gen_ai.usage.{way}_tokens"] for a in agents] == [count, count]
+
+
+def test_t39_a_graph_s_usage_is_the_sum_of_parallel_nodes_or_absent(spans) -> None:
+    """A workflow's sum is exact across threads, and left off when one call has no count."""
+
+    class Uncounted(HostedChat):
+        def _next(self):
+            return super()._next().model_copy(update={"usage_metadata": None})
+
+    def graph(*models):
+        built = StateGraph(MessagesState)
+        for number, model in enumerate(models):
+            built.add_node(f"n{number}", lambda s, m=model: {"messages": m.invoke("q")})
+            built.add_edge(START, f"n{number}")
+        return built.compile(name="fan")
+
+    recorder = CallRecorder(tracer_provider=spans.provider)
+    for last in (HostedChat(), Uncounted()):
+        graph(HostedChat(), HostedChat(), last).invoke({"messages": []}, {"callbacks": [recorder]})
+    sums = [s.attributes.get("slm_adapters.usage.input_tokens") for s in spans.named("invoke_wo")]
+    assert sums == [33, None]
 
 
 def test_t40_no_signal_handler_and_no_thread_that_keeps_a_program_alive() -> None:
@@ -343,6 +415,7 @@ import signal, threading
 before = {s: signal.getsignal(s) for s in signal.valid_signals()}
 import litellm
 from langchain_models import HostedChat
+from langgraph.graph import START, MessagesState, StateGraph
 import slm_adapters.langchain, slm_adapters.litellm
 imported = {s: signal.getsignal(s) for s in signal.valid_signals()}
 slm_adapters.langchain.instrument()

@@ -72,7 +72,8 @@ def tiny_model(
 ) -> Path:
     """Write a random model into ``folder`` and return its path.
 
-    ``architecture``: llama, qwen3, gemma3, phi3, lfm2, granite_hybrid, mistral, smollm3.
+    ``architecture``: llama, qwen3, qwen3_5, gemma3, phi3, lfm2, granite, granite_hybrid,
+    nemotron_h, mistral, smollm3.
     ``chat_template``: ChatML with Hermes tool calls, none, or your own Jinja text.
     ``overrides`` change the config: ``tiny_model(tmp_path, hidden_size=96)``.
     """
@@ -197,6 +198,10 @@ def _config(
     hybrid = {"layer_types": ["mamba", "attention"], "mamba_n_heads": 8, "mamba_d_state": 16}
     hybrid |= {"mamba_d_head": 16, "mamba_expand": 2, "mamba_n_groups": 1, "mamba_chunk_size": 8}
     hybrid |= {"num_local_experts": 0, "num_experts_per_tok": 0, "shared_intermediate_size": 128}
+    linear = {"linear_num_key_heads": 2, "linear_num_value_heads": 4}
+    linear |= {"linear_key_head_dim": 16, "linear_value_head_dim": 16}
+    nemotron = {"layers_block_type": ["mamba", "mlp", "attention", "mlp"], "mamba_num_heads": 8}
+    nemotron |= {"mamba_head_dim": 16, "ssm_state_size": 16, "n_groups": 2, "chunk_size": 8}
     own: dict[str, tuple[str, dict[str, Any]]] = {
         "llama": ("Llama", {}),
         "mistral": ("Mistral", {"sliding_window": None}),
@@ -214,9 +219,15 @@ def _config(
         ),
         "phi3": ("Phi3", {"original_max_position_embeddings": window}),
         "lfm2": ("Lfm2", {"layer_types": ["conv", "full_attention"]}),
+        "granite": ("GraniteMoeHybrid", {**hybrid, "layer_types": ["attention", "attention"]}),
         "granite_hybrid": ("GraniteMoeHybrid", hybrid),
+        "qwen3_5": (
+            "Qwen3_5",
+            {"head_dim": 16, "layer_types": ["linear_attention", "full_attention"], **linear},
+        ),
+        "nemotron_h": ("NemotronH", {**nemotron, "head_dim": 16, "num_hidden_layers": 4}),
     }
     name, special = own[architecture]
-    config_name = "Gemma3TextConfig" if architecture == "gemma3" else f"{name}Config"
+    config_name = f"{name}TextConfig" if name in ("Gemma3", "Qwen3_5") else f"{name}Config"
     config = getattr(hf, config_name)(**{**common, **special, **overrides})
     return getattr(hf, f"{name}ForCausalLM"), config

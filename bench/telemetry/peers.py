@@ -145,14 +145,28 @@ class Switch:
 
 
 class Setup:
-    def __init__(self, callbacks=(), flush=None, around=None, extra=None):
+    """How an integration is on. ``switch(on)``: turns it off and on again, where it can be."""
+
+    def __init__(self, callbacks=(), flush=None, around=None, switch=None, extra=None):
         self.callbacks, self.flush, self.around = list(callbacks), flush, around
-        self.extra = extra or {}
+        self.switch, self.extra = switch, extra or {}
+
+
+def switching(on, off):
+    """A ``switch`` for what is on now."""
+    state = [True]
+
+    def switch(wanted):
+        if wanted != state[0]:
+            (on if wanted else off)()
+            state[0] = wanted
+
+    return switch
 
 
 # --------------------------------------------------------------- baselines
 def none(target, sw):
-    return Setup()
+    return Setup(switch=lambda on: None)
 
 
 def _noop(inline):
@@ -224,7 +238,7 @@ def floor_inline(target, sw):
 
             return run
 
-    return Setup(around=around)
+    return Setup(around=around, switch=lambda on: None)
 
 
 def _floor_handler(content):
@@ -330,9 +344,15 @@ def slm_adapters(target, sw):
 
         return Setup([CallRecorder(tracer_provider=sw.provider)])
     if target == "crewai":
-        from slm_adapters.crewai import CallRecorder
-    else:
-        from slm_adapters.litellm import CallRecorder
+        from slm_adapters.crewai import instrument, uninstrument
+
+        def on():
+            instrument(tracer_provider=sw.provider)
+
+        on()
+        return Setup(switch=switching(on, uninstrument))
+    from slm_adapters.litellm import CallRecorder
+
     return Setup(extra={"keep": CallRecorder(tracer_provider=sw.provider)})
 
 
@@ -349,6 +369,11 @@ def openinference(target, sw):
         from openinference.instrumentation.litellm import LiteLLMInstrumentor
 
         LiteLLMInstrumentor().instrument(tracer_provider=sw.provider)
+        return Setup(
+            switch=switching(
+                lambda: I().instrument(tracer_provider=sw.provider), lambda: I().uninstrument()
+            )
+        )
     return Setup()
 
 
@@ -365,7 +390,11 @@ def openllmetry(target, sw):
     else:
         from opentelemetry.instrumentation.crewai import CrewAIInstrumentor as I
     I().instrument(tracer_provider=sw.provider)
-    return Setup()
+    return Setup(
+        switch=switching(
+            lambda: I().instrument(tracer_provider=sw.provider), lambda: I().uninstrument()
+        )
+    )
 
 
 def langfuse(target, sw):
@@ -515,7 +544,7 @@ def crewai_native(target, sw):
 
         return run
 
-    return Setup(around=around)
+    return Setup(around=around, switch=lambda on: None)
 
 
 LC, CR, LL = "langchain", "crewai", "litellm"

@@ -1,4 +1,4 @@
-"""The ``slm-adapters`` command: ``demo``, ``calls``, ``version``."""
+"""The ``slm-adapters`` command: ``demo``, ``calls``, ``fit``, ``version``."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ app = typer.Typer(
         "Start with `slm-adapters demo`: a support desk moves two of its three roles to "
         "the model inside this package. It needs no API key and no network.\n\n"
         "Then add `CallRecorder(store=...)` to your own program, let it run, and "
-        "see where its calls go: `slm-adapters calls FILE`"
+        "see where its calls go: `slm-adapters calls FILE`\n\n"
+        "Which model this machine can hold, before you download it: `slm-adapters fit MODEL`"
     ),
 )  # fmt: skip
 
@@ -127,6 +128,64 @@ def calls(
 
     with _readable_errors():
         show_calls(store, role, Console())
+
+
+@app.command()
+def fit(
+    model: Annotated[
+        str, typer.Argument(help="bundled, a folder, or the Hugging Face id of a cached model.")
+    ],
+    rank: Annotated[int, typer.Option(min=1, help="Rank of the LoRA adapters.")] = 16,
+    adapters: Annotated[
+        int, typer.Option(min=0, help="How many adapters share the model, one per role.")
+    ] = 0,
+    memory: Annotated[
+        float | None,
+        typer.Option(
+            min=0.001,
+            help="Free memory in GB of another machine.",
+            show_default="what is free on this one",
+        ),
+    ] = None,
+    device: Annotated[
+        str | None,
+        typer.Option(help="cpu, cuda:0, ...", show_default="the GPU if there is one"),
+    ] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit.")] = None,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run code that the model brings along.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object, in bytes.")] = False,
+) -> None:
+    """Tell whether a model fits this machine: weights, adapters, and the window it can have.
+
+    Only the model's config is read, so nothing big need be there yet. For a model on the Hub, get
+    the config first: `hf download Qwen/Qwen3-1.7B config.json`
+
+    The **cache** is what a conversation takes beside the weights: it grows with every token of
+    prompt and reply. Layers with a sliding window or a state of fixed size stop growing. A window
+    **fits** when its cache takes no more than half of the memory the weights leave free, the
+    other half being for computing and for conversations beside it. The row marked * is what
+    `SLM(MODEL)` chooses by itself.
+    """
+    from .engine.fit import fit as compare
+    from .fit_table import print_fit, print_json
+
+    free = None if memory is None else int(memory * 1e9)
+    with _readable_errors():
+        found = compare(
+            model,
+            rank=rank,
+            adapters=adapters,
+            device=device,
+            memory=free,
+            revision=revision,
+            trust_remote_code=trust_remote_code,
+        )
+    if as_json:
+        print_json(found, Console())
+    else:
+        print_fit(found, rank=rank, adapters=adapters, console=Console())
 
 
 @app.command()

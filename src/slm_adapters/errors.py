@@ -6,6 +6,9 @@
     │   ├── ModelNotFoundError (LookupError)   no such model, path or specialist
     │   ├── ModelLoadError     (RuntimeError)  found, but it cannot be loaded here
     │   ├── ChatTemplateError  (ValueError)    the tokenizer cannot render a chat
+    │   ├── AdapterError       (ValueError)    a LoRA adapter does not fit its base
+    │   ├── ServerError        (RuntimeError)  a model server answers with an error
+    │   ├── UnreachableServerError (ConnectionError)  no connection, or it broke
     │   └── NotAskedError                      the router sent the call straight to the fallback
     ├── RequestError           (ValueError)    the caller's arguments cannot be served
     │   ├── EmptyMessagesError
@@ -31,6 +34,7 @@ from __future__ import annotations
 from typing import Any
 
 __all__ = [
+    "AdapterError",
     "CancelledGenerationError",
     "ChatTemplateError",
     "ContextOverflowError",
@@ -50,7 +54,9 @@ __all__ = [
     "RejectedReplyError",
     "RequestError",
     "SLMAdaptersError",
+    "ServerError",
     "StoreError",
+    "UnreachableServerError",
     "UnsupportedContentError",
 ]
 
@@ -97,6 +103,28 @@ class ChatTemplateError(ModelError, ValueError):
     """The tokenizer has no usable chat template."""
 
     reason = "chat_template"
+
+
+class AdapterError(ModelError, ValueError):
+    """The adapter exists but is not one that this base can use."""
+
+    reason = "adapter"
+
+
+class ServerError(ModelError, RuntimeError):
+    """A model server answered with an error that is no other class here; ``status``: HTTP's."""
+
+    reason = "server"
+
+    def __init__(self, message: str, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class UnreachableServerError(ModelError, ConnectionError):
+    """A model server cannot be reached, or the connection broke before the answer was whole."""
+
+    reason = "unreachable"
 
 
 class NotAskedError(ModelError):

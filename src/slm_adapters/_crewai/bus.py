@@ -12,9 +12,9 @@ import time
 from typing import Any, Protocol
 
 from crewai.events import crewai_event_bus
-from opentelemetry import context as otel_context
 from opentelemetry.context import Context
 
+from ..telemetry.current import get_context
 from ..telemetry.harmless import note_failure, warn_once
 from . import guards, listening
 from .tables import RELEVANT
@@ -110,7 +110,7 @@ def _install() -> None:
                 return original(source, event)
             at_ns = time.time_ns()
             future = original(source, event)
-            _show(source, event, Moment(at_ns, otel_context.get_current()))
+            _show(source, event, Moment(at_ns, get_context()))
             return future
 
         _replaced = vars(crewai_event_bus).get("emit")
@@ -142,7 +142,7 @@ def _passed_by(source: Any, event: Any) -> None:
 
 def _overheard(source: Any, event: Any) -> None:
     at_ns = int(event.timestamp.timestamp() * 1e9)
-    _show(source, event, Moment(at_ns, otel_context.get_current(), synchronous=False))
+    _show(source, event, Moment(at_ns, get_context(), synchronous=False))
 
 
 def _uninstall() -> None:

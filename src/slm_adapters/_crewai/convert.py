@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,6 +17,7 @@ __all__ = [
     "messages_of",
     "params_of",
     "provider_of",
+    "react_tools_of",
     "reply_of",
     "response_format_of",
     "tool_calls_of",
@@ -61,9 +64,12 @@ _PARAMETERS = (
 
 def low_cardinality(name: Any) -> str | None:
     """``name`` if it may name a span: short, one line, no ids in it; else None."""
-    if not isinstance(name, str):
-        return None
-    text: str = name.strip()
+    return _label(name) if isinstance(name, str) else None
+
+
+@functools.lru_cache(maxsize=1024)
+def _label(name: str) -> str | None:
+    text = name.strip()
     return text if semconv.may_be_a_label(text) else None
 
 
@@ -74,6 +80,22 @@ def messages_of(messages: Any) -> tuple[Message, ...]:
     if isinstance(messages, str):
         return (Message("user", messages),)
     return tuple(Message.from_openai(m) for m in messages if isinstance(m, Mapping))
+
+
+#: ``Action: ... only one name of [a, b], ...`` and ``Action: [name from a, b]``.
+_ACTION = re.compile(r"^Action: [^\n]*\[(?:name from )?([^\[\]\n]+)\]", re.MULTILINE)
+
+
+def react_tools_of(messages: Sequence[Message], stop: Sequence[str]) -> tuple[str, ...]:
+    """Names of the tools an agent may act with in text; empty where it does not work that way.
+
+    CrewAI describes them in the prompt then, and stops at the observation.
+    """
+    if not any("Observation:" in word for word in stop):
+        return ()
+    found = [match for message in messages for match in _ACTION.findall(message.text)]
+    names = found[-1].split(",") if found else []
+    return tuple(name.strip() for name in names if name.strip())
 
 
 def tools_of(tools: Any) -> tuple[Tool, ...]:
@@ -115,10 +137,13 @@ def reply_of(response: Any, reason: str | None, *, with_content: bool) -> Reply:
     calls = tool_calls_of(response)
     reason = finish_reason(reason) or ("tool_call" if calls else None)
     if not with_content:
-        return Reply(Message("assistant"), reason)
+        return Reply(_NOTHING_SAID, reason)
     if calls:
         return Reply(Message("assistant", tool_calls=calls), reason)
     return Reply(Message("assistant", _text(response)), reason)
+
+
+_NOTHING_SAID = Message("assistant")
 
 
 def _text(response: Any) -> str | None:
@@ -138,10 +163,18 @@ def finish_reason(reason: str | None) -> str | None:
     return _FINISH_REASONS.get(reason, reason)
 
 
+#: Counts without details say one thing only; the others are CrewAI's to read.
+_PLAIN_COUNTS = {"prompt_tokens", "completion_tokens", "total_tokens", "successful_requests"}
+
+
 def usage_of(usage: Mapping[str, Any] | None) -> Usage | None:
     """A completed event's usage dict, or None: no zeros are invented."""
     if not usage:
         return None
+    if usage.keys() <= _PLAIN_COUNTS:
+        inputs, outputs = usage.get("prompt_tokens"), usage.get("completion_tokens")
+        if type(inputs) is int and type(outputs) is int:
+            return Usage(inputs, outputs) if inputs + outputs else None
     from crewai.types.usage_metrics import UsageMetrics
 
     metrics = UsageMetrics.from_provider_dict(dict(usage))
@@ -170,16 +203,23 @@ def usage_dict(usage: Usage) -> dict[str, Any]:
 
 def params_of(event: Any) -> dict[str, Any]:
     """The request parameters of a started event, by OpenAI name."""
-    params = {name: getattr(event, name, None) for name in _PARAMETERS}
-    params["stop"] = list(getattr(event, "stop_sequences", None) or ()) or None
-    return {name: value for name, value in params.items() if value is not None}
+    params: dict[str, Any] = {}
+    for name in _PARAMETERS:
+        value = getattr(event, name, None)
+        if value is not None:
+            params[name] = value
+    stop = getattr(event, "stop_sequences", None)
+    if stop:
+        params["stop"] = list(stop)
+    return params
 
 
 def provider_of(llm: Any) -> str | None:
     """``gen_ai.provider.name`` of a CrewAI LLM; None when it does not say."""
+    kind: Any = type(llm)
     provider = str(getattr(llm, "provider", None) or "").lower()
     # BaseLLM's own default is "openai": on somebody else's class it says nothing.
-    if provider == "openai" and not _is_crewai_class(llm):
+    if provider == "openai" and not _is_crewais(kind):
         provider = ""
     if not provider:
         prefix, slash, _ = str(getattr(llm, "model", "")).partition("/")
@@ -187,11 +227,12 @@ def provider_of(llm: Any) -> str | None:
     return _PROVIDERS.get(provider, provider) or None
 
 
-def _is_crewai_class(llm: Any) -> bool:
+@functools.lru_cache(maxsize=64)
+def _is_crewais(llm: Any) -> bool:
     return any(
         kind.__module__.split(".")[0] == "crewai"
         and kind.__qualname__ not in ("BaseLLM", "BaseModel")
-        for kind in type(llm).__mro__
+        for kind in llm.__mro__
     )
 
 

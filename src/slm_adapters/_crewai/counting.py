@@ -22,6 +22,8 @@ class CountingLLM(BaseLLM):  # type: ignore[misc]  # crewai ships no usable type
     """A CrewAI LLM with exact counters that is safe to copy, dump and pickle."""
 
     _source: Any = PrivateAttr(default=None)
+    #: In no dump and no pickle, unlike CrewAI's own field for it.
+    _api_key: str | None = PrivateAttr(default=None)
     _fallbacks: Fallbacks = PrivateAttr(default_factory=Fallbacks)
     _fallback_usage: dict[str, int] = PrivateAttr(default_factory=dict)
     _lock: Any = PrivateAttr(default_factory=threading.Lock)

@@ -10,11 +10,13 @@ from opentelemetry import trace
 from opentelemetry.context import Context
 
 from ..telemetry import semconv
+from ..telemetry.current import get_context, set_context
 from ..telemetry.harmless import harmless
-from ..telemetry.recorder import OpenCall, OpenSpan, Recorder, current_call, set_current_call
+from ..telemetry.recorder import OpenCall, OpenSpan, Recorder
+from ..telemetry.spending import Spent
 from . import bus, convert, guards, spans, steps
 from .bus import Moment
-from .scopes import AGENTS, Scope, Scopes, Spent
+from .scopes import AGENTS, Scope, Scopes
 from .starts import Start
 from .tables import CHUNK, FAILED, HUMAN, STARTS
 
@@ -64,17 +66,19 @@ class EventRecorder:
     def _start(self, source: Any, event: Any, moment: Moment) -> None:
         marked = self._marked(moment.ambient)
         scope = Scope(event, source, self._parent(event, marked))
-        opener = spans.opener_of(event.type)
+        opener = spans.OPENERS.get(scope.kind)
         if opener is not None:
             recorder, context = self.recorder, self._context_for(scope.parent, marked, moment)
             if bus.covered(self):
                 # The span that stands for this one too is current by now: same ids in the record.
                 recorder = self._shadow
-                context = otel_context.get_current() if moment.synchronous else context
+                context = get_context() if moment.synchronous else context
             scope.opened = opener(Start(recorder, source, event, scope, context, moment.at_ns))
+            if isinstance(scope.opened, OpenCall):
+                scope.call = scope.opened
         evicted = self.scopes.add(scope)
         if scope.opened is not None:
-            self._enter(scope, moment)
+            self._enter(scope, scope.opened, moment)
         if evicted is not None:
             self._close(evicted, None, moment.at_ns, early=True)
 
@@ -134,7 +138,7 @@ class EventRecorder:
 
     def human(self, what: str) -> None:
         """A person was asked, or answered, for the agent that runs here."""
-        self._point(self._marked(otel_context.get_current()), what)
+        self._point(self._marked(get_context()), what)
 
     def _point(self, scope: Scope | None, what: str) -> None:
         visible = scope.nearest_visible() if scope else None
@@ -150,8 +154,8 @@ class EventRecorder:
     # The tree
 
     def _marked(self, context: Context) -> Scope | None:
-        scope = otel_context.get_value(self._key, context)
-        return scope if isinstance(scope, Scope) else None
+        scope: Any = context.get(self._key)
+        return scope  # type: ignore[no-any-return]  # the key is this recorder's alone
 
     def _parent(self, event: Any, marked: Scope | None) -> Scope | None:
         recorded = self.scopes.get(event.parent_event_id)
@@ -172,18 +176,13 @@ class EventRecorder:
             return moment.ambient
         return visible.context or moment.ambient
 
-    def _enter(self, scope: Scope, moment: Moment) -> None:
-        opened = scope.opened
-        assert opened is not None
-        scope.outer_context, scope.outer_call = moment.ambient, current_call()
-        scope.context = otel_context.set_value(self._key, scope, opened.context)
-        opened.context = scope.context
-        if not moment.synchronous:
-            return
+    def _enter(self, scope: Scope, opened: OpenSpan, moment: Moment) -> None:
+        scope.outer_context = moment.ambient
+        scope.context = opened.context = Context(opened.context, **{self._key: scope})
         if moment.leads:
-            set_current_call(scope.call, scope.context)
-        else:
-            otel_context.attach(otel_context.set_value(self._key, scope))
+            set_context(scope.context)
+        elif moment.synchronous:
+            set_context(otel_context.set_value(self._key, scope))
 
     def _close(
         self,
@@ -198,13 +197,13 @@ class EventRecorder:
         for child in self.scopes.drop(scope, early=early):
             self._close(child, error, end_ns, early=True)
         if scope.opened is not None:
-            if isinstance(scope.opened, OpenCall):
-                if not scope.opened.ended and not spans.is_failure(error):
-                    self.scopes.spend(scope, None)
-            else:
+            if scope.call is None:
                 spans.note_usage(scope)
+            elif not scope.call.ended and not spans.is_failure(error):
+                self.scopes.spend(scope, None)
             self._count(scope, scope.opened)
-            spans.end_opened(scope.opened, error, end_ns)
+            if not scope.opened.ended:
+                spans.end_opened(scope.opened, error, end_ns)
             self._leave(scope)
             scope.let_go()
 
@@ -220,19 +219,20 @@ class EventRecorder:
 
     def _leave(self, scope: Scope) -> None:
         """Make current what was current before, unless something else became current since."""
-        current = otel_context.get_current()
+        current = get_context()
         if current is not scope.context and not (
             self._marked(current) is scope and scope.owns(current)
         ):
             return
         if scope.outer_context is not None:
-            set_current_call(scope.outer_call, scope.outer_context)
+            set_context(scope.outer_context)
 
 
 def _remember(parent: Scope | None, response: Any) -> None:
     """Keep the tool calls a model asked for, for the tool events that follow."""
-    scope, asked = parent.nearest_visible() if parent else None, convert.tool_calls_of(response)
-    if scope is not None and asked:
+    asked = convert.tool_calls_of(response)
+    scope = parent.nearest_visible() if parent and asked else None
+    if scope is not None:
         scope.asked = list(asked)
 
 

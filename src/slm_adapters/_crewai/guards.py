@@ -13,12 +13,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from opentelemetry import context as otel_context
-from opentelemetry.context import Context
-
+from ..telemetry.current import get_context
 from ..telemetry.harmless import note_failure, shielded, warn_once
 from . import listening
 from .replacing import put_back, replace
@@ -39,27 +36,35 @@ _CALL_ARGUMENTS = (
 )
 
 
-@dataclass(eq=False)
 class Boundary:
     """A call into CrewAI that is running: what it opens ends with it at the latest."""
 
-    outer: Boundary | None
+    __slots__ = ("outer",)
+
+    def __init__(self, outer: Boundary | None) -> None:
+        self.outer = outer
 
 
-@dataclass(eq=False)
 class Attempt(Boundary):
     """One attempt of ``llm.call``; handed to the sinks if it emitted no events."""
 
-    llm: Any
-    arguments: dict[str, Any]
-    number: int
-    started_ns: int = field(default_factory=time.time_ns)
-    ended_ns: int = 0
-    ambient: Context = field(default_factory=otel_context.get_current)
-    last_event: str | None = field(default_factory=lambda: _last_event())
-    seen: bool = False
-    result: Any = None
-    error: BaseException | None = None
+    __slots__ = (
+        "ambient", "arguments", "ended_ns", "error", "last_event", "llm", "number", "result",
+        "seen", "started_ns",
+    )  # fmt: skip
+
+    def __init__(self, outer: Boundary | None, number: int) -> None:
+        super().__init__(outer)
+        self.number = number
+        self.started_ns, self.ended_ns = time.time_ns(), 0
+        self.ambient = get_context()
+        self.last_event = _last_event() if listening.active() else None
+        self.seen = False
+        self.result: Any = None
+        self.error: BaseException | None = None
+        #: Only known of an attempt that emitted no events.
+        self.llm: Any = None
+        self.arguments: dict[str, Any] = {}
 
 
 _boundary: ContextVar[Boundary | None] = ContextVar("slm_adapters_crewai", default=None)
@@ -183,7 +188,7 @@ def _watched_loop(loop: Callable[..., Any]) -> Callable[..., Any]:
 
 @contextmanager
 def _attempting(operation: Callable[[], Any], number: int) -> Iterator[Attempt]:
-    attempt = _attempt(operation, number)
+    attempt = Attempt(_boundary.get(), number)
     try:
         with _inside(attempt):
             yield attempt
@@ -191,13 +196,20 @@ def _attempting(operation: Callable[[], Any], number: int) -> Iterator[Attempt]:
         attempt.error = error
         raise
     finally:
-        if not _spoke(attempt) and attempt.llm is not None:
+        if not _spoke(attempt):
             attempt.ended_ns = time.time_ns()
-            # What wraps another LLM has its record in the one inside.
-            _mark_seen(attempt.outer)
-            for sink in _sinks():
-                with shielded("recording a model call without events"):
-                    sink.silent_call(attempt)
+            _speak_for(attempt, operation)
+
+
+def _speak_for(attempt: Attempt, operation: Callable[[], Any]) -> None:
+    attempt.llm, attempt.arguments = _asked(operation)
+    if attempt.llm is None:
+        return
+    # What wraps another LLM has its record in the one inside.
+    _mark_seen(attempt.outer)
+    for sink in _sinks():
+        with shielded("recording a model call without events"):
+            sink.silent_call(attempt)
 
 
 def _spoke(attempt: Attempt) -> bool:
@@ -219,7 +231,8 @@ def _last_event() -> str | None:
         return None
 
 
-def _attempt(operation: Callable[[], Any], number: int) -> Attempt:
+def _asked(operation: Callable[[], Any]) -> tuple[Any, dict[str, Any]]:
+    """The LLM and the arguments that the retry loop's closure calls."""
     llm, arguments = None, {}
     try:
         names = operation.__code__.co_freevars
@@ -230,7 +243,7 @@ def _attempt(operation: Callable[[], Any], number: int) -> Attempt:
         arguments.update(inside.get("kwargs") or {})
     except Exception as error:
         note_failure("reading a CrewAI model call", error)
-    return Attempt(_boundary.get(), llm, arguments, number)
+    return llm, arguments
 
 
 def _watched_question(ask: Callable[..., Any]) -> Callable[..., Any]:

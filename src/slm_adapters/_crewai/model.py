@@ -1,4 +1,4 @@
-"""``SLM``: a CrewAI LLM answered by a small model in this process."""
+"""``SLM``: a CrewAI LLM answered by a small model, in this process or on a server."""
 
 from __future__ import annotations
 
@@ -25,7 +25,16 @@ from ..telemetry.harmless import shielded
 from . import convert, patches
 from .answers import Asked
 from .counting import CountingLLM
-from .options import ask_async, check_fallback, check_options, check_router, crewai_llm, unretried
+from .limits import time_left
+from .options import (
+    ask_async,
+    check_fallback,
+    check_options,
+    check_router,
+    check_server,
+    crewai_llm,
+    unretried,
+)
 from .turn import Turn
 
 __all__ = ["SLM"]
@@ -39,7 +48,9 @@ class SLM(CountingLLM):
     ``fallback_count`` and ``fallback_reasons`` tell how often. Without one, the typed error of
     ``slm_adapters.errors`` surfaces. ``router``: which answers count (``slm_adapters.routing``).
     Weights are loaded on the first call and shared by every SLM of the same model. ``timeout``:
-    seconds per call.
+    seconds per call. ``adapter``: a LoRA adapter on the model, by path or name.
+    ``keep_alive``: seconds after the last reply until the weights are given back; default never.
+    ``base_url``: ask for ``model`` on an OpenAI-compatible server instead.
 
         Agent(role="Triage", ..., llm=SLM("Qwen/Qwen3-1.7B", fallback="gpt-4.1-mini"))
     """
@@ -52,11 +63,16 @@ class SLM(CountingLLM):
     revision: str | None = None
     trust_remote_code: bool = False
     context_window: int | None = None
+    adapter: str | None = None
+    keep_alive: float | None = None
     timeout: float | None = None
     top_k: int | None = None
     fallback: Any = Field(default=None, repr=False)
     #: Shared by copies: what one learns of the model holds for all.
     router: Any = Field(default_factory=Router, repr=False, exclude=True)
+
+    #: What to count a server's prompts with, where it does not count.
+    tokenizer: str | None = None
 
     _engine: ChatEngine | None = PrivateAttr(default=None)
     _fallback_llm: BaseLLM | None = PrivateAttr(default=None)
@@ -73,15 +89,21 @@ class SLM(CountingLLM):
         stop: Sequence[str] | str | None = None,
         timeout: float | None = None,
         context_window: int | None = None,
+        adapter: str | PathLike[str] | None = None,
+        keep_alive: float | None = None,
         device: str | None = None,
         dtype: str | None = None,
         revision: str | None = None,
         trust_remote_code: bool = False,
+        base_url: str | None = None,
+        api_key: str | None = None,
+        tokenizer: str | None = None,
         **options: Any,
     ) -> None:
         check_options(type(self), options)
         check_fallback(fallback)
         check_router(router)
+        check_server(base_url, api_key=api_key, tokenizer=tokenizer)
         super().__init__(
             model=model.name if isinstance(model, ChatEngine) else fspath(model),
             fallback=fallback,
@@ -92,15 +114,23 @@ class SLM(CountingLLM):
             stop=stop,
             timeout=timeout,
             context_window=context_window,
+            adapter=fspath(adapter) if adapter is not None else None,
+            keep_alive=keep_alive,
             device=device,
             dtype=dtype,
             revision=revision,
             trust_remote_code=trust_remote_code,
+            base_url=base_url,
+            tokenizer=tokenizer,
             **options,
         )
-        self._source = model
+        self._source, self._api_key = model, api_key
         if isinstance(model, ChatEngine):
-            self._engine = model
+            from ..engine.loader import load_engine
+
+            self._engine = load_engine(model, adapter=adapter)
+        elif base_url is not None:
+            self._engine = self.engine  # asks nobody yet, and says at once what cannot be
 
     # The engine
 
@@ -117,6 +147,11 @@ class SLM(CountingLLM):
                 "revision": self.revision,
                 "context_window": self.context_window,
                 "trust_remote_code": self.trust_remote_code,
+                "adapter": self.adapter,
+                "keep_alive": self.keep_alive,
+                "base_url": self.base_url,
+                "api_key": self._api_key,
+                "tokenizer": self.tokenizer,
             }
             given = {name: value for name, value in wanted.items() if value is not None}
             source = self._source if self._source is not None else self.model
@@ -133,17 +168,28 @@ class SLM(CountingLLM):
         """The model's name on spans: an id or a folder's name, never a whole path."""
         if self._engine is not None:
             return self._engine.name
-        return Path(self.model).name if isabs(self.model) else str(self.model)
+        name = Path(self.model).name if isabs(self.model) else str(self.model)
+        return f"{name}:{Path(self.adapter).name}" if self.adapter else name
 
     @property
     def engine_provider(self) -> str:
         """``gen_ai.provider.name``; does not load anything."""
-        return (self._engine or ChatEngine).provider
+        return self._for_spans().provider
 
     @property
     def in_process(self) -> bool:
         """Whether the model runs in this process; does not load anything."""
-        return (self._engine or ChatEngine).local
+        return self._for_spans().local
+
+    @property
+    def engine_facts(self) -> dict[str, Any]:
+        """What a span says of the engine whatever the outcome; does not load anything."""
+        return self._for_spans().facts
+
+    def _for_spans(self) -> ChatEngine:
+        # Only a server's engine is made for it: a local one may fail to be found.
+        remote = self._engine is None and self.base_url is not None
+        return self.engine if remote else self._engine or ChatEngine()
 
     def request(
         self,
@@ -153,7 +199,7 @@ class SLM(CountingLLM):
         agent: Any = None,
     ) -> ChatRequest:
         """The engine's request for these messages, with this model's settings."""
-        limits = [self.timeout, getattr(agent, "max_execution_time", None)]
+        limits = [self.timeout, time_left(agent)]
         return ChatRequest(
             tuple(messages),
             tuple(tools),
@@ -304,6 +350,8 @@ class SLM(CountingLLM):
             if self.fallback is not None:
                 windows.append(self.fallback_llm().get_context_window_size())
         try:
+            if self.base_url is not None:
+                self.engine.warm_up()  # the server knows
             window = self.context_window or self.engine.context_window
             windows.append(int(window * CONTEXT_WINDOW_USAGE_RATIO))
         except ModelError:

@@ -16,14 +16,15 @@ __all__ = [
     "check_fallback",
     "check_options",
     "check_router",
+    "check_server",
     "crewai_llm",
     "unretried",
 ]
 
 T = TypeVar("T", bound=Callable[..., Any])
 
-#: Fields of BaseLLM that a local model has no use for.
-_UNSUPPORTED = ("n", "frequency_penalty", "presence_penalty", "api_key", "base_url")
+#: Fields of BaseLLM that a small model has no use for.
+_UNSUPPORTED = ("n", "frequency_penalty", "presence_penalty")
 
 
 def check_options(kind: type[BaseLLM], options: dict[str, Any]) -> None:
@@ -31,10 +32,16 @@ def check_options(kind: type[BaseLLM], options: dict[str, Any]) -> None:
     unknown |= {name for name in _UNSUPPORTED if options.get(name) is not None}
     if unknown:
         raise TypeError(
-            f"SLM() does not take {', '.join(sorted(unknown))}: a local model takes temperature, "
-            "top_p, top_k, seed, max_tokens, stop, timeout, quantization, device, dtype, "
-            "revision, context_window, fallback and router."
+            f"SLM() does not take {', '.join(sorted(unknown))}: it takes temperature, top_p, "
+            "top_k, seed, max_tokens, stop, timeout, quantization, device, dtype, revision, "
+            "context_window, base_url, api_key, tokenizer, fallback and router."
         )
+
+
+def check_server(base_url: str | None, **of_a_server: Any) -> None:
+    given = sorted(name for name, value in of_a_server.items() if value is not None)
+    if base_url is None and given:
+        raise TypeError(f"SLM() takes {', '.join(given)} only with base_url=: a server's address.")
 
 
 def check_fallback(fallback: Any) -> None:

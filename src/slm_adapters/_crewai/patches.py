@@ -1,21 +1,23 @@
-"""Two places of CrewAI that must know our class; other LLMs pass through unchanged.
+"""The places of CrewAI that must know our class; other LLMs pass through unchanged.
 
-``InternalInstructor`` would send the text to convert to a hosted model named after ours, and
-``Crew.calculate_usage_metrics`` counts an LLM once per agent that holds it.
+``InternalInstructor`` would send the text to convert to a hosted model named after ours,
+``Crew.calculate_usage_metrics`` counts an LLM once per agent that holds it, and an agent with a
+time limit tells nobody when its time began.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from crewai import Crew
+from crewai import Agent, Crew
 from crewai.types.usage_metrics import UsageMetrics
 from crewai.utilities.internal_instructor import InternalInstructor
 
 from ..telemetry.harmless import shielded
+from .limits import limited, limited_async
 
 if TYPE_CHECKING:
     from .model import SLM
@@ -26,22 +28,33 @@ _PATCHED = "_slm_adapters_original"
 
 
 def install(kind: type[SLM]) -> None:
-    """Teach both places about ``kind``; doing it twice changes nothing."""
-    _wrap(InternalInstructor, "_create_instructor_client", functools.partial(_client, kind))
-    _wrap(Crew, "calculate_usage_metrics", functools.partial(_usage, kind))
+    """Teach these places about ``kind``; doing it twice changes nothing."""
+    _replace(InternalInstructor, "_create_instructor_client", _for(kind, _client))
+    _replace(Crew, "calculate_usage_metrics", _for(kind, _usage))
+    _replace(Agent, "_execute_with_timeout", limited)
+    _replace(Agent, "_aexecute_with_timeout", limited_async)
 
 
-def _wrap(owner: Any, name: str, replacement: Any) -> None:
+def _replace(owner: Any, name: str, wrap: Callable[[Any], Any]) -> None:
     original = getattr(owner, name)
     if hasattr(original, _PATCHED):
         return
-
-    @functools.wraps(original)
-    def wrapped(self: Any) -> Any:
-        return replacement(original, self)
-
+    wrapped = wrap(original)
     setattr(wrapped, _PATCHED, original)
     setattr(owner, name, wrapped)
+
+
+def _for(kind: type[SLM], replacement: Callable[..., Any]) -> Callable[[Any], Any]:
+    """Make ``replacement(kind, original, self)`` a method in place of ``original``."""
+
+    def wrap(original: Any) -> Any:
+        @functools.wraps(original)
+        def wrapped(self: Any) -> Any:
+            return replacement(kind, original, self)
+
+        return wrapped
+
+    return wrap
 
 
 def _client(kind: type[SLM], original: Any, instructor: Any) -> Any:

@@ -16,10 +16,11 @@ from opentelemetry.context import Context
 
 from ..calls import ToolCall, Usage
 from ..telemetry.recorder import OpenCall, OpenSpan
+from ..telemetry.spending import Spent
 from . import guards
 from .tables import ENDS
 
-__all__ = ["AGENTS", "LIVE_LIMIT", "Scope", "Scopes", "Spent"]
+__all__ = ["AGENTS", "LIVE_LIMIT", "Scope", "Scopes"]
 
 #: Events that start an agent.
 AGENTS = ("agent_execution_started", "lite_agent_execution_started")
@@ -29,48 +30,14 @@ LIVE_LIMIT = 10_000
 _EARLY_LIMIT = 1_000
 
 
-class Spent:
-    """Tokens of the calls inside a scope; not ``exact`` when one of them had no counts."""
-
-    __slots__ = ("calls", "exact", "input", "output", "tools")
-
-    def __init__(self) -> None:
-        self.input = self.output = 0
-        #: What an agent did itself, without the agents it delegated to.
-        self.calls = self.tools = 0
-        self.exact = True
-
-    def add(self, usage: Usage | None) -> None:
-        if usage is None:
-            self.exact = False
-        else:
-            self.input += usage.input_tokens
-            self.output += usage.output_tokens
-
-
 class Scope:
     """One started event; ``opened`` is its span, or None when it is invisible."""
 
     __slots__ = (
-        "asked",
-        "boundary",
-        "call_id",
-        "children",
-        "context",
-        "ended",
-        "event_id",
-        "failure",
-        "kind",
-        "opened",
-        "outer_call",
-        "outer_context",
-        "parent",
-        "role",
-        "run_id",
-        "source_id",
-        "spent",
-        "task",
-    )
+        "asked", "boundary", "call", "call_id", "children", "context", "ended", "event_id",
+        "failure", "kind", "opened", "outer_context", "parent", "role", "run_id", "source_id",
+        "spent", "task",
+    )  # fmt: skip
 
     def __init__(self, event: Any, source: Any, parent: Scope | None) -> None:
         self.event_id: str = event.event_id
@@ -82,14 +49,17 @@ class Scope:
         self.parent = parent
         self.children: dict[str, Scope] = {}
         self.opened: OpenSpan | None = None
+        #: ``opened`` again, if it is a model call.
+        self.call: OpenCall | None = None
         self.context: Context | None = None
         self.outer_context: Context | None = None
-        self.outer_call: OpenCall | None = None
         self.ended = False
         #: Inherited downwards.
-        self.role: str | None = parent.role if parent else None
-        self.task: str | None = parent.task if parent else None
-        self.run_id: str | None = parent.run_id if parent else None
+        self.role: str | None = None
+        self.task: str | None = None
+        self.run_id: str | None = None
+        if parent is not None:
+            self.role, self.task, self.run_id = parent.role, parent.task, parent.run_id
         #: Tool calls the model last asked for here, not yet seen as tool events.
         self.asked: list[ToolCall] = []
         #: An ``error.type`` that something inside reported and this scope's own end may not.
@@ -98,11 +68,7 @@ class Scope:
 
     def let_go(self) -> None:
         """Drop what an ended scope, kept for its place in the tree, no longer needs."""
-        self.opened = self.boundary = self.outer_call = None
-
-    @property
-    def call(self) -> OpenCall | None:
-        return self.opened if isinstance(self.opened, OpenCall) else None
+        self.opened = self.boundary = self.call = None
 
     def upwards(self) -> Iterator[Scope]:
         """This scope and those around it, innermost first."""
@@ -185,11 +151,12 @@ class Scopes:
     def spend(self, call: Scope, usage: Usage | None, *, inside: bool = False) -> None:
         """Add a call's usage to all around it (``inside``: to ``call`` too); None: not known."""
         with self._lock:
-            for scope in call.upwards():
-                if inside or scope is not call:
-                    if scope.spent is None:
-                        scope.spent = Spent()
-                    scope.spent.add(usage)
+            scope = call if inside else call.parent
+            while scope is not None:
+                if scope.spent is None:
+                    scope.spent = Spent()
+                scope.spent.add(usage)
+                scope = scope.parent
 
     def count(self, inside: Scope | None, *, tool: bool) -> None:
         """Add a tool or model call to the agent that made it."""

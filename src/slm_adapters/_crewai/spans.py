@@ -17,23 +17,18 @@ from .scopes import Scope
 from .starts import Start, as_text
 
 __all__ = [
+    "OPENERS",
     "end_opened",
     "error_of",
     "finish_call",
     "is_failure",
     "note_usage",
     "open_silent_call",
-    "opener_of",
 ]
 
 Opener = Callable[[Start], OpenSpan | None]
 
 _OTHER = "_OTHER"
-
-
-def opener_of(kind: str) -> Opener | None:
-    """What makes the span of a started event; None for what is CrewAI's own business."""
-    return _OPENERS.get(kind)
 
 
 def _crew(start: Start) -> OpenSpan:
@@ -229,7 +224,8 @@ _USAGE_NAMES = {
     "crew_kickoff_started": _OF_WORKFLOWS,
     "flow_started": _OF_WORKFLOWS,
 }
-_OPENERS: Mapping[str, Opener] = {
+#: What makes the span of a started event; the others are CrewAI's own business.
+OPENERS: Mapping[str, Opener] = {
     "crew_kickoff_started": _crew,
     "flow_started": _flow,
     "task_started": _task,

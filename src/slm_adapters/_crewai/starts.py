@@ -15,7 +15,7 @@ from .scopes import Scope
 __all__ = ["Start", "as_text", "redacted"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Start:
     """A started event and where its span goes."""
 

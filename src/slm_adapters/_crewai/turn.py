@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -65,6 +65,7 @@ class Turn:
         self.facts = CallFacts(
             llm, llm.model_name, llm.engine_provider, llm.in_process, response_format
         )
+        self.facts.attributes.update(llm.engine_facts)
         with ExitStack() as stack:
             call_id = stack.enter_context(llm_call_context())
             stack.enter_context(sharing_facts(self.facts))
@@ -142,7 +143,10 @@ class Turn:
         tools = convert.tools_of(asked.tools)
         check_tools(tools)
         messages = convert.messages_of(asked.messages)
-        self.request = llm.request(messages, tools, self.facts.response_format, asked.from_agent)
+        request = llm.request(messages, tools, self.facts.response_format, asked.from_agent)
+        if not tools:
+            request = replace(request, react_tools=convert.react_tools_of(messages, request.stop))
+        self.request = request
         if any(message.get("files") for message in asked.messages):
             raise UnsupportedContentError(
                 f"a message holds files, and {llm.model_name} reads text only: remove "

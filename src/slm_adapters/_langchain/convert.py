@@ -21,6 +21,7 @@ from langchain_core.outputs import ChatGeneration, ChatResult
 
 from ..calls import Content, Message, Tool, ToolCall, Usage
 from ..engine.engine import Completion, ToolChoice
+from ..telemetry import semconv
 from ..telemetry.content import Row
 
 __all__ = [
@@ -219,7 +220,7 @@ def response_metadata(completion: Completion) -> dict[str, Any]:
     reason = completion.reply.finish_reason or "stop"
     return {
         "model_name": completion.model,
-        "model_provider": LOCAL_PROVIDER,
+        "model_provider": completion.attributes.get(semconv.PROVIDER_NAME, LOCAL_PROVIDER),
         "finish_reason": "tool_calls" if reason == "tool_call" else reason,
     }
 

@@ -7,6 +7,7 @@ import sys
 
 from ..telemetry import semconv
 from ..telemetry.recorder import OpenCall, OpenSpan
+from . import spent
 from .runs import Run
 
 __all__ = ["end_lost", "end_with", "gives_up", "is_closed"]
@@ -22,9 +23,11 @@ def end_lost(run: Run, when_ns: int, error: BaseException | None) -> None:
     call = run.span
     if not isinstance(call, OpenCall):
         if call is not None:
+            spent.summed_up(run)
             call.note(**{semconv.OUTCOME: "abandoned"})
             call.end(end_ns=when_ns)
         return
+    spent.called(run, None)
     if call.fields.get("streamed") or run.is_dropped:
         call.abandon(end_ns=when_ns)
     else:
@@ -34,11 +37,16 @@ def end_lost(run: Run, when_ns: int, error: BaseException | None) -> None:
 def end_with(run: Run, error: BaseException | None) -> None:
     span = run.span
     if isinstance(span, OpenCall):
+        spent.called(run, None)
         if error is not None and is_closed(run, error):
             span.abandon()
         else:
             span.fail(error if error is not None else _CANCELLED)
     elif span is not None:
+        if span.operation == semconv.EXECUTE_TOOL:
+            spent.tool_used(run)
+        else:
+            spent.summed_up(run)
         _end_span(span, error)
 
 

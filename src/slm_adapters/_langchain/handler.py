@@ -20,7 +20,7 @@ from ..telemetry.content import Redact, Row
 from ..telemetry.harmless import harmless, note_failure
 from ..telemetry.recorder import CallHook, CompletionHook, OpenCall, Recorder
 from ..telemetry.spending import Prices
-from . import answers, convert, nesting, pending
+from . import answers, convert, nesting, pending, spent
 from .convert import LOCAL_PROVIDER
 from .endings import end_lost, end_with, gives_up, is_closed
 from .plans import Plan, Plans
@@ -28,6 +28,9 @@ from .runs import Run, Runs
 from .spans import OF_GRAPHS, conversation_of, graph_span, role_of, tool_attributes
 
 __all__ = ["CallRecorder"]
+
+#: A fallback's call, inside the call it is for, has counted for itself.
+_COUNTED: semconv.Counts = (0, 0, None, None, None)
 
 
 class CallRecorder(BaseCallbackHandler):
@@ -125,7 +128,7 @@ class CallRecorder(BaseCallbackHandler):
             elif recorder.content_on_spans:
                 rows = [convert.row_of(message) for message in messages[0]]
             call = self._open(run, plan, params, kept, said, rows)
-            if plan.is_local:
+            if plan.is_ours:
                 pending.announce(run_id, call, invocation_params)
         except Exception as error:
             note_failure("LangChain's on_chat_model_start", error)
@@ -165,7 +168,7 @@ class CallRecorder(BaseCallbackHandler):
         # A call on its own belongs to no run that a span could name.
         if run.parent is not None or run.unseen_parent is not None:
             fields["run_id"] = attributes[semconv.RUN_ID] = run.root_id
-        elif kept or plan.is_local:
+        elif kept or plan.is_ours:
             fields["run_id"] = run.root_id
         in_graph = not OF_GRAPHS.isdisjoint(run.metadata)
         if in_graph and (role := role_of(run)):
@@ -220,39 +223,50 @@ class CallRecorder(BaseCallbackHandler):
             run.chunks_done = not call.wants_chunks
 
     def on_llm_end(self, response: LLMResult, *, run_id: UUID, **kwargs: Any) -> None:
+        run: Any = None
         call: Any = None
         try:
             run = self._runs.end(run_id)
             if run is None or not isinstance(call := run.span, OpenCall):
                 return
+            counts = None
             if not call.is_span_only:
-                self._finish(call, response)
-                return
-            call.finish_span(self._ended(call, response) if call.span.is_recording() else None)
+                counts = self._finish(call, response)
+            elif call.span.is_recording():
+                counts = self._finish_span(call, response)
+            else:
+                call.finish_span(None)
+            if run.parent is not None:
+                spent.called(run, Usage(*counts) if counts is not None else None)
         except Exception as error:
             note_failure("LangChain's on_llm_end", error)
             if isinstance(call, OpenCall):
                 call.finish()  # an answer nobody can read is an end too
+                spent.called(run, None)
 
-    def _ended(self, call: OpenCall, response: LLMResult) -> dict[str, Any]:
-        """The last attributes of a call nobody keeps."""
+    def _finish_span(self, call: OpenCall, response: LLMResult) -> semconv.Counts | None:
+        """End a call whose span is all that is read; return its tokens for the graphs around."""
         model, response_id, reasons, counts = answers.facts_from(response)
         if semconv.FALLBACK_REASON in call.attributes:
             counts = None  # another model's tokens: they are on its own span
-        ended = semconv.answer_attributes(model, response_id, reasons, counts)
+        used = self.recorder.profile
+        ended = semconv.answer_attributes(model, response_id, reasons, counts, used)
         if self.recorder.content_on_spans:
             ended[semconv.OUTPUT_MESSAGES] = answers.output_json(response)
-        return ended
+        call.finish_span(ended)
+        return counts if semconv.FALLBACK_REASON not in call.attributes else _COUNTED
 
-    def _finish(self, call: OpenCall, response: LLMResult) -> None:
-        """End a call whose record somebody keeps."""
+    def _finish(self, call: OpenCall, response: LLMResult) -> semconv.Counts | None:
+        """The same for a call whose record somebody keeps."""
         model, response_id, _, counts = answers.facts_from(response)
+        fell_back = semconv.FALLBACK_REASON in call.attributes
         usage = None
-        if counts is not None and semconv.FALLBACK_REASON not in call.attributes:
+        if counts is not None and not fell_back:
             local = call.fields["provider"] == LOCAL_PROVIDER
             usage = Usage(*counts, "tokenizer" if local else "provider")
         replies = answers.replies_from(response)
         call.finish(replies, usage, response_model=model, response_id=response_id)
+        return _COUNTED if fell_back else counts
 
     @harmless("LangChain's on_llm_error")
     def on_llm_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
@@ -261,8 +275,11 @@ class CallRecorder(BaseCallbackHandler):
             return
         if is_closed(run, error):
             partial = kwargs.get("response")
-            call.abandon(answers.usage_from(partial) if partial is not None else None)
+            usage = answers.usage_from(partial) if partial is not None else None
+            spent.called(run, usage)
+            call.abandon(usage)
         else:
+            spent.called(run, Usage(0, 0))  # as everywhere, a failed call counts nothing
             call.fail(error)
 
     # Chains and graphs: only graphs make spans, seen by the first node that starts inside them

@@ -21,7 +21,7 @@ _SCALARS = frozenset((str, int, float, bool, NoneType))
 class Plan:
     """A call's fields, and its span's name, kind and attributes; copy both dicts."""
 
-    __slots__ = ("attributes", "fields", "is_local", "kind", "name")
+    __slots__ = ("attributes", "fields", "is_ours", "kind", "name")
 
     def __init__(
         self, operation: str, model: str, provider: str | None, params: Mapping[str, Any]
@@ -36,9 +36,10 @@ class Plan:
             "response_format": response_format if isinstance(response_format, dict) else None,
         }
         self.attributes = semconv.call_attributes(self.fields)
-        self.is_local = provider == LOCAL_PROVIDER
+        #: Whether the model is a ``ChatSLM``, wherever it runs.
+        self.is_ours = params.get("_type") == LOCAL_PROVIDER
         self.name = semconv.span_name(operation, model)
-        self.kind = semconv.span_kind(operation, self.is_local)
+        self.kind = semconv.span_kind(operation, provider == LOCAL_PROVIDER)
 
 
 class Plans:

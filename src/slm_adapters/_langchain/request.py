@@ -18,8 +18,8 @@ __all__ = ["chat_request", "distinct_tools", "text_messages_from"]
 _OPTIONS = ("max_tokens", "temperature", "top_p", "top_k", "seed", "timeout")
 #: Said to hosted models, and without effect or always so on a local one.
 _WITHOUT_EFFECT = {
-    "model", "stop", "tools", "tool_choice", "response_format", "stream", "stream_options",
-    "strict", "parallel_tool_calls", "user", "metadata", "cache_control",
+    "model", "adapter", "stop", "tools", "tool_choice", "response_format", "stream",
+    "stream_options", "strict", "parallel_tool_calls", "user", "metadata", "cache_control",
     "ls_structured_output_format", "structured_output_format", *_OPTIONS,
 }  # fmt: skip
 

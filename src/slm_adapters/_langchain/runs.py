@@ -15,6 +15,7 @@ from ..telemetry import suppression
 from ..telemetry.current import get_context
 from ..telemetry.lifetimes import Lifetimes
 from ..telemetry.recorder import OpenSpan
+from ..telemetry.spending import Spent
 from .nesting import Guard, contexts
 
 __all__ = ["Run", "Runs"]
@@ -32,6 +33,8 @@ class Run:
 
     # Class attributes, not slots: most of these stay as they are.
     span: OpenSpan | None = None
+    #: A graph's sums of what runs inside it.
+    spent: Spent | None = None
     owner: object | None = None
     #: Where the outermost run began; inner ones inherit from it.
     context: Context | None = None

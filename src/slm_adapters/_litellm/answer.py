@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
+from typing import Any, TypeAlias
 
 import litellm
 
-from ..engine.engine import Chunk, Completion
+from ..engine.engine import ChatEngine, Chunk, Completion
 from ..errors import EmptyReplyError, SLMAdaptersError
 from ..routing.span_facts import span_facts
 from ..routing.verify import check, check_tools
+from ..telemetry import semconv
 from ..telemetry.harmless import shielded
 from ..telemetry.recorder import OpenCall, as_current_call, current_call, default_recorder
 from . import convert, served
@@ -20,11 +21,19 @@ from .recording import CallRecorder
 
 __all__ = ["Answer", "answering", "response"]
 
+Find: TypeAlias = Callable[[Mapping[str, Any]], ChatEngine]
+
 
 class Answer:
     """What was asked, and the call that tells of it: one around it, a recorder's, or our own."""
 
-    def __init__(self, given: Mapping[str, Any], *, stream: bool) -> None:
+    def __init__(
+        self,
+        given: Mapping[str, Any],
+        find: Find,
+        stream: bool,
+    ) -> None:
+        """``find``: the engine of a call; what it raises fails the call's span too."""
         _tell_loggers(given)
         params = given["optional_params"]
         self.model: str = given["model"]
@@ -32,23 +41,37 @@ class Answer:
         self.request = convert.chat_request(given["messages"], params, given.get("timeout"))
         check_tools(self.request.tools)
         self._outer = current_call()
+        self._ours: OpenCall | None = None
+        missing: SLMAdaptersError | None = None
+        try:
+            self.engine = find(given)
+        except SLMAdaptersError as error:
+            self.engine, missing = ChatEngine(), error
+        if not self.engine.local:
+            facts = {**self.engine.facts, semconv.PROVIDER_NAME: self.engine.provider}
+            served.remember(self.call_id, facts)
         self._ours = self._open(params, stream=stream)
+        if missing is not None:
+            self.fail(missing)
+            raise missing
 
     def _open(self, params: Mapping[str, Any], *, stream: bool) -> OpenCall | None:
         if self._outer is not None or _is_recorded():
             return None
         request = self.request
-        return default_recorder().open(
+        call = default_recorder().open(
             framework="litellm",
-            provider=served.LOCAL_PROVIDER,
+            provider=self.engine.provider,
             model=self.model,
             params=convert.params_from(params),
             messages=request.messages,
             tools=request.tools,
             response_format=request.response_format,
             streamed=stream,
-            in_process=True,
+            in_process=self.engine.local,
         )
+        call.note(**self.engine.facts)
+        return call
 
     def current(self) -> AbstractContextManager[None]:
         """Make our span, if there is one, current for what the engine does."""
@@ -96,11 +119,16 @@ class Answer:
 
 
 @contextmanager
-def answering(given: Mapping[str, Any], *, stream: bool = False) -> Iterator[Answer]:
+def answering(
+    given: Mapping[str, Any],
+    find: Find,
+    *,
+    stream: bool = False,
+) -> Iterator[Answer]:
     """An ``Answer`` whose errors leave as LiteLLM's."""
     answer: Answer | None = None
     try:
-        answer = Answer(given, stream=stream)
+        answer = Answer(given, find, stream)
         yield answer
     except SLMAdaptersError as error:
         if answer is not None:

@@ -51,6 +51,8 @@ def _tool(tool: Mapping[str, Any]) -> Tool:
 
 def params_from(params: Mapping[str, Any]) -> dict[str, Any]:
     """The parameters worth recording: known names only, so no key or address slips in."""
+    if not params:
+        return {}
     return {name: params[name] for name in _PARAMS if params.get(name) not in (None, [], {})}
 
 

@@ -25,6 +25,8 @@ def owner_of(kwargs: dict[str, Any]) -> object | None:
         if frame.f_back is None:
             return None
         frame = frame.f_back
+        if frame.f_code.co_varnames[:1] != ("self",):
+            continue  # a frame's locals are slow to ask for
         owner = frame.f_locals.get("self")
         if getattr(owner, "model_call_details", None) is kwargs:
             return owner

@@ -1,12 +1,13 @@
-"""The ``slm`` provider: ``litellm.completion(model="slm/bundled", ...)`` on a local model."""
+"""The ``slm`` provider: ``litellm.completion(model="slm/bundled", ...)`` on a small model."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import threading
-from collections.abc import AsyncIterator, Iterator, Mapping
-from typing import Any
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
+from contextlib import aclosing
+from typing import Any, cast
 
 import litellm
 from litellm.llms.custom_llm import CustomLLM
@@ -21,6 +22,7 @@ __all__ = ["SLMProvider", "register", "unregister"]
 
 _LOAD_OPTIONS = (
     "quantization", "device", "dtype", "revision", "context_window", "trust_remote_code",
+    "adapter", "keep_alive", "tokenizer",
 )  # fmt: skip
 
 _provider: SLMProvider | None = None
@@ -30,11 +32,14 @@ _lock = threading.Lock()
 def register(models: Mapping[str, str | os.PathLike[str] | ChatEngine] | None = None) -> None:
     """Serve ``slm/<hub id>``, ``slm/bundled`` and, under names of your own, ``models``.
 
-    Other custom providers stay. Calling it again adds names. Named models and ``bundled`` are
+    ``slm/<model>:<adapter>`` is the model with a LoRA adapter, by path, hub id or name. Other
+    custom providers stay. Calling it again adds names. Named models and ``bundled`` are
     known to ``litellm.supports_function_calling`` at once, any other with its first call::
 
         register({"triage": "Qwen/Qwen3-1.7B"})
         litellm.completion(model="slm/triage", messages=[...])
+
+    With ``api_base=`` the model is one on an OpenAI-compatible server.
     """
     global _provider
     with _lock:
@@ -75,12 +80,20 @@ class SLMProvider(CustomLLM):  # type: ignore[misc]
         self.announced: set[str] = set()
         self._engines: dict[tuple[Any, ...], ChatEngine] = {}
 
-    def engine(self, name: str, params: Mapping[str, Any]) -> ChatEngine:
+    def engine(
+        self,
+        name: str,
+        params: Mapping[str, Any],
+        api_base: str | None = None,
+        api_key: str | None = None,
+    ) -> ChatEngine:
         """The engine for a model name; load options may come with the call."""
         model = self.models.get(name, name)
         if isinstance(model, ChatEngine):
             return model
         options = {key: params[key] for key in _LOAD_OPTIONS if params.get(key) is not None}
+        if api_base:
+            options |= {"base_url": api_base, "api_key": api_key}
         key = (os.fspath(model), *sorted(options.items()))
         if key not in self._engines:
             self._engines[key] = load_engine(model, **options)
@@ -109,34 +122,38 @@ class SLMProvider(CustomLLM):  # type: ignore[misc]
     # LiteLLM passes everything by keyword
 
     def completion(self, *args: Any, **given: Any) -> Any:
-        with answering(given) as answer, answer.current():
-            completion = self._engine_for(given).complete(answer.request)
+        with answering(given, self._find) as answer, answer.current():
+            completion = answer.engine.complete(answer.request)
             answer.finish(completion)
             return response(given, completion)
 
     async def acompletion(self, *args: Any, **given: Any) -> Any:
-        with answering(given) as answer, answer.current():
-            completion = await self._engine_for(given).acomplete(answer.request)
+        with answering(given, self._find) as answer, answer.current():
+            completion = await answer.engine.acomplete(answer.request)
             answer.finish(completion)
             return response(given, completion)
 
     def streaming(self, *args: Any, **given: Any) -> Iterator[dict[str, Any]]:
         cancel = threading.Event()
-        with answering(given, stream=True) as answer:
+        with answering(given, self._find, stream=True) as answer:
             try:
-                for event in self._engine_for(given).stream(answer.request, cancel):
+                for event in answer.engine.stream(answer.request, cancel):
                     yield from answer.chunks(event)
             finally:
                 cancel.set()
 
     async def astreaming(self, *args: Any, **given: Any) -> AsyncIterator[dict[str, Any]]:
-        with answering(given, stream=True) as answer:
-            events = self._engine_for(given).astream(answer.request)
-            async for event in events:
-                for chunk in answer.chunks(event):
-                    yield chunk
+        with answering(given, self._find, stream=True) as answer:
+            source = cast("AsyncGenerator[Any]", answer.engine.astream(answer.request))
+            async with aclosing(source) as events:
+                async for event in events:
+                    for chunk in answer.chunks(event):
+                        yield chunk
 
-    def _engine_for(self, given: Mapping[str, Any]) -> ChatEngine:
-        engine = self.engine(given["model"], given["optional_params"])
+    def _find(self, given: Mapping[str, Any]) -> ChatEngine:
+        """The engine that LiteLLM's arguments name; ``api_base`` is a server's address."""
+        engine = self.engine(
+            given["model"], given["optional_params"], given.get("api_base"), given.get("api_key")
+        )
         self.announce(given["model"], engine)
         return engine

@@ -26,7 +26,7 @@ from ..telemetry.harmless import harmless
 from ..telemetry.lifetimes import Lifetimes
 from ..telemetry.recorder import CallHook, CompletionHook, OpenCall, Recorder, current_call
 from ..telemetry.spending import Prices
-from . import clients, convert, served
+from . import clients, convert, served, together
 from .facts import enrich, json_format, owner_of, server_of
 
 __all__ = ["CallRecorder"]
@@ -43,12 +43,6 @@ _OPERATIONS = {
 }
 _LIMIT = 10_000
 _CANCELLED = "asyncio.exceptions.CancelledError"
-
-
-#: The spans made lately, by call id and provider: another recorder on it makes no second one.
-#: All recorders hear of an outcome one after the other, so a few are enough.
-_made: OrderedDict[tuple[str, int], tuple[object, OpenCall]] = OrderedDict()
-_made_lock = threading.Lock()
 
 
 class _Pending:
@@ -108,6 +102,7 @@ class CallRecorder(CustomLogger):  # type: ignore[misc]
         self.closed = False
         self._since_ns = time.time_ns()
         clients.hush()
+        together.join(self)
         self._enlist()
 
     @property
@@ -121,6 +116,7 @@ class CallRecorder(CustomLogger):  # type: ignore[misc]
         if not self.closed:
             clients.unhush()
         self.closed = True
+        together.leave(self)
         for listeners in _lists():
             while self in listeners:
                 listeners.remove(self)
@@ -196,7 +192,7 @@ class CallRecorder(CustomLogger):  # type: ignore[misc]
             call.first_chunk_ns = convert.nanoseconds(kwargs.get("completion_start_time"))
         if kwargs.get("response_cost") is not None:
             call.fields.update(cost=kwargs["response_cost"], cost_source="litellm")
-        call.note(**served.facts_of(kwargs))
+        call.attributes.update(served.facts_of(kwargs))
         asked = (kwargs.get("stream_options") or {}).get("include_usage")
         local = kwargs.get("custom_llm_provider") == served.PROVIDER
         # Without being asked for, a stream's counts may be LiteLLM's own.
@@ -266,7 +262,7 @@ class CallRecorder(CustomLogger):  # type: ignore[misc]
     def _open(self, pending: _Pending, kwargs: Mapping[str, Any], start: Any) -> OpenCall:
         params = kwargs.get("optional_params") or {}
         wanted = self.recorder.wants_content
-        provider, local = served.provider_of(kwargs.get("custom_llm_provider"))
+        provider, local = served.provider_of(kwargs)
         started = convert.nanoseconds(start) or pending.started_ns
         # In the caller's context: its span is the parent, its labels are the call's.
         call = pending.context.run(
@@ -283,22 +279,11 @@ class CallRecorder(CustomLogger):  # type: ignore[misc]
             started_ns=started,
             attempt=pending.attempts,
             in_process=local,
-            beside=self._made_by_another(kwargs),
+            beside=together.made_by_another(self, kwargs),
         )
-        call.note(**server_of(kwargs))
-        with _made_lock:
-            _made.setdefault(self._key(kwargs), (self, call))
-            while len(_made) > 64:
-                _made.popitem(last=False)
+        call.attributes.update(server_of(kwargs))
+        together.remember(self, kwargs, call)
         return call
-
-    def _key(self, kwargs: Mapping[str, Any]) -> tuple[str, int]:
-        return str(kwargs.get("litellm_call_id")), id(self.recorder.tracer_provider)
-
-    def _made_by_another(self, kwargs: Mapping[str, Any]) -> OpenCall | None:
-        with _made_lock:
-            owner, call = _made.get(self._key(kwargs), (self, None))
-        return call if owner is not self else None
 
 
 def _lists() -> tuple[list[Any], ...]:

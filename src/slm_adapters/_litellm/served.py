@@ -31,8 +31,11 @@ def facts_of(kwargs: Mapping[str, Any]) -> dict[str, Any]:
     return _facts.get(str(kwargs.get("litellm_call_id")), {})
 
 
-def provider_of(name: Any) -> tuple[str | None, bool]:
-    """Provider name in the conventions' spelling, and whether it is in this process."""
+def provider_of(kwargs: Mapping[str, Any]) -> tuple[str | None, bool]:
+    """A logged call's provider in the conventions' spelling, and whether it is in this process."""
+    name = kwargs.get("custom_llm_provider")
     if name == PROVIDER:
-        return LOCAL_PROVIDER, True
+        # A model on a server was remembered with the server's kind.
+        remote = facts_of(kwargs).get(semconv.PROVIDER_NAME)
+        return (LOCAL_PROVIDER, True) if remote is None else (str(remote), False)
     return semconv.provider_name(name if isinstance(name, str) else None), False

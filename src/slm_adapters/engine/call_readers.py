@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 from typing import Any
 
+from .call_formats import CallFormat
 from .json_repair import read_json
 
 __all__ = [
     "NameAndArguments",
     "XmlText",
+    "braces_body",
     "fenced_body",
     "json_body",
     "json_call",
-    "mistral_body",
+    "json_calls",
+    "mistral_calls",
     "pythonic_body",
     "pythonic_or_json",
     "tool_call_body",
+    "written_calls",
     "xml_body",
 ]
+
+#: Braces inside braces, at most; far more than a call has and far less than Python's stack.
+_DEEPEST = 100
 
 #: Name and arguments as written; the arguments of a well-formed call are a dict.
 NameAndArguments = tuple[str, Any]
@@ -27,15 +35,37 @@ NameAndArguments = tuple[str, Any]
 
 def json_body(body: str) -> list[NameAndArguments]:
     """One or more JSON calls: an object, an array, or objects one after the other."""
+    return _whole(body, *json_calls(body))
+
+
+def json_calls(body: str) -> tuple[list[NameAndArguments], int]:
+    """The JSON calls that ``body`` begins with, and where they end."""
     calls: list[NameAndArguments] = []
-    at = 0
-    while body[at:].strip(" \t\r\n;,"):
-        at += len(body[at:]) - len(body[at:].lstrip(" \t\r\n;,"))
-        value, at = read_json(body, at)
-        for item in value if isinstance(value, list) else [value]:
-            calls.append(json_call(item))
+    end = at = 0
+    while (at := _past(" \t\r\n;,", body, at)) < len(body):
+        try:
+            value, at = read_json(body, at)
+            calls += [json_call(item) for item in (value if isinstance(value, list) else [value])]
+        except ValueError:
+            if calls:
+                break
+            raise
+        end = at
+    return calls, end
+
+
+def _past(letters: str, text: str, at: int) -> int:
+    while at < len(text) and text[at] in letters:
+        at += 1
+    return at
+
+
+def _whole(body: str, calls: list[NameAndArguments], end: int) -> list[NameAndArguments]:
+    """``calls``, if they are all that ``body`` holds."""
     if not calls:
         raise ValueError("no call in an empty body")
+    if body[end:].strip(" \t\r\n;,"):
+        raise ValueError("text after the calls")
     return calls
 
 
@@ -66,24 +96,40 @@ def _unquoted(arguments: Any) -> Any:
     return {} if arguments is None else arguments
 
 
-_FUNCTION = re.compile(r"<function=([^>\s]+)\s*>(.*?)(?:</function>|\Z)", re.DOTALL)
-_PARAMETER = re.compile(
-    r"<parameter=([^>\s]+)\s*>(.*?)(?:</parameter>|(?=<parameter=)|\Z)", re.DOTALL
-)
+_FUNCTION = re.compile(r"<function=([^>\s]+)\s*>")
+_PARAMETER = re.compile(r"\s*<parameter=([^>\s]+)\s*>")
+_UNCLOSED = re.compile(r"(?=<parameter=)|(?=</function>)|\Z")
 
 
 def xml_body(body: str) -> list[NameAndArguments]:
     """``<function=name><parameter=key>value</parameter></function>``, or JSON inside."""
     calls: list[NameAndArguments] = []
-    for name, inner in _FUNCTION.findall(body):
-        if inner.strip().startswith("{"):
-            calls.append((name, read_json(inner)[0]))
+    at = 0
+    while (head := _FUNCTION.search(body, at)) is not None:
+        at = _past(" \t\r\n", body, head.end())
+        arguments: Any
+        if body.startswith("{", at):
+            arguments, at = read_json(body, at)
         else:
-            pairs = _PARAMETER.findall(inner)
-            calls.append((name, {key: XmlText(_one_line_break(v)) for key, v in pairs}))
+            arguments, at = _parameters(body, at)
+        calls.append((head.group(1), arguments))
     if not calls:
         raise ValueError("no <function=...> in the body")
     return calls
+
+
+def _parameters(body: str, at: int) -> tuple[dict[str, Any], int]:
+    found: dict[str, Any] = {}
+    while (head := _PARAMETER.match(body, at)) is not None:
+        end = body.find("</parameter>", head.end())
+        if end < 0:
+            unclosed = _UNCLOSED.search(body, head.end())
+            assert unclosed is not None, "the pattern finds at least the end"
+            end = at = unclosed.start()
+        else:
+            at = end + len("</parameter>")
+        found[head.group(1)] = XmlText(_one_line_break(body[head.end() : end]))
+    return found, at
 
 
 class XmlText(str):
@@ -103,46 +149,90 @@ _MISTRAL = re.compile(
 )
 
 
-def mistral_body(body: str) -> list[NameAndArguments]:
-    """A JSON array of calls, or ``name[ARGS]{...}`` repeated."""
+def mistral_calls(body: str) -> tuple[list[NameAndArguments], int]:
+    """A JSON array of calls, or ``name[ARGS]{...}`` repeated, and where they end."""
     if body.lstrip().startswith(("[{", "{", "[ {")):
-        return json_body(body)
+        return json_calls(body)
     calls: list[NameAndArguments] = []
     at = 0
-    while body[at:].strip():
-        name = _MISTRAL.match(body, at)
-        if name is None:
-            raise ValueError("no name before the arguments")
+    while (name := _MISTRAL.match(body, at)) is not None:
         arguments, at = read_json(body, name.end())
         calls.append((name.group(1), arguments))
-    return calls
+    if not calls:
+        raise ValueError("no name before the arguments")
+    return calls, at
+
+
+_CALL_HEAD = re.compile(r"[\s,;]*([\w.-]+)\s*\(\s*")
+_KEYWORD = re.compile(r"[\s,]*([\w.-]+)\s*=\s*")
+_PYTHON_STRING = re.compile(r"\"(?:\\.|[^\"\\])*\"|'(?:\\.|[^'\\])*'", re.DOTALL)
 
 
 def pythonic_body(body: str) -> list[NameAndArguments]:
-    """``[f(a=1), g(b="x")]``: literals only, nothing is evaluated."""
-    try:
-        tree = ast.parse(body.strip(), mode="eval").body
-        nodes = tree.elts if isinstance(tree, ast.List | ast.Tuple) else [tree]
-        calls = [_pythonic_call(node) for node in nodes]
-    except (SyntaxError, TypeError, RecursionError, MemoryError) as error:
-        raise ValueError("not a list of Python calls") from error
+    """``[f(a=1), g(b="x")]`` or calls one after the other: literals only, nothing is evaluated."""
+    text = body.strip()
+    if text.startswith("["):
+        if not text.endswith("]"):
+            raise ValueError("a list is not closed")
+        text = text[1:-1].rstrip()
+    calls: list[NameAndArguments] = []
+    at = 0
+    while text[at:].strip(" \t\r\n,;"):
+        head = _CALL_HEAD.match(text, at)
+        if head is None:
+            raise ValueError("no name before the arguments")
+        arguments, at = _keywords(text, head.end())
+        calls.append((head.group(1), arguments))
     if not calls:
         raise ValueError("an empty list holds no call")
     return calls
 
 
-def _pythonic_call(node: ast.expr) -> NameAndArguments:
-    if not isinstance(node, ast.Call) or node.args or any(k.arg is None for k in node.keywords):
-        raise ValueError("a call has keyword arguments only")
-    arguments = {str(word.arg): _literal(word.value) for word in node.keywords}
-    return ast.unparse(node.func), arguments
+def _keywords(text: str, at: int) -> tuple[dict[str, Any], int]:
+    """Keyword arguments from ``at`` to the closing bracket, and the position after it."""
+    arguments: dict[str, Any] = {}
+    while (closing := re.compile(r"[\s,]*\)").match(text, at)) is None:
+        key = _KEYWORD.match(text, at)
+        if key is None:
+            raise ValueError("a call has keyword arguments only")
+        at = _value_end(text, key.end())
+        try:
+            node = ast.parse(text[key.end() : at].strip(), mode="eval").body
+            arguments[key.group(1)] = _literal(node)
+        except (SyntaxError, TypeError, RecursionError, MemoryError) as error:
+            raise ValueError("not a Python literal") from error
+    return arguments, closing.end()
+
+
+def _value_end(text: str, at: int) -> int:
+    depth = 0
+    while at < len(text):
+        letter = text[at]
+        if letter in "\"'":
+            string = _PYTHON_STRING.match(text, at)
+            if string is None:
+                break
+            at = string.end()
+            continue
+        if depth == 0 and letter in ",)":
+            return at
+        depth += (letter in "([{") - (letter in ")]}")
+        at += 1
+    raise ValueError("a value is not closed")
+
+
+_JSON_WORDS = {"true": True, "false": False, "null": None}
+
+
+class _AsPython(ast.NodeTransformer):
+    """JSON's words, wherever they stand in a literal."""
+
+    def visit_Name(self, node: ast.Name) -> ast.expr:
+        return ast.Constant(_JSON_WORDS[node.id]) if node.id in _JSON_WORDS else node
 
 
 def _literal(node: ast.expr) -> Any:
-    json_words = {"true": True, "false": False, "null": None}
-    if isinstance(node, ast.Name) and node.id in json_words:
-        return json_words[node.id]
-    return ast.literal_eval(node)
+    return ast.literal_eval(_AsPython().visit(node))
 
 
 def pythonic_or_json(body: str) -> list[NameAndArguments]:
@@ -152,5 +242,120 @@ def pythonic_or_json(body: str) -> list[NameAndArguments]:
         return pythonic_body(body)
 
 
+def written_calls(text: str, form: CallFormat) -> tuple[list[NameAndArguments], int]:
+    """Exactly what ``form`` writes, with arguments in JSON, and where it ends."""
+    calls: list[NameAndArguments] = []
+    at = _after(form.opening, text, 0)
+    while True:
+        start = _after(form.before, text, at)
+        end = text.find(form.between, start)
+        if end < 0:
+            raise ValueError("a call has no name")
+        try:
+            arguments, at = json.JSONDecoder().raw_decode(text, end + len(form.between))
+        except RecursionError as error:
+            raise ValueError("nested too deeply") from error
+        calls.append((text[start:end], arguments))
+        at = _after(form.after, text, at)
+        if not form.separator or not text.startswith(form.separator, at):
+            return calls, _after(form.closing, text, at)
+        at += len(form.separator)
+
+
+def _after(expected: str, text: str, at: int) -> int:
+    if not text.startswith(expected, at):
+        raise ValueError(f"no {expected!r} at position {at}")
+    return at + len(expected)
+
+
 def fenced_body(body: str) -> list[NameAndArguments]:
     return json_body(body.strip().removeprefix("json").removeprefix("tool_call"))
+
+
+def braces_body(body: str, quote: str) -> list[NameAndArguments]:
+    """``call:name{key:<quote>text<quote>,other:1}``, repeated: Gemma's way."""
+    calls: list[NameAndArguments] = []
+    at = 0
+    while body[at:].strip():
+        head = _BRACES_HEAD.match(body, at)
+        if head is None:
+            raise ValueError("no name before the braces")
+        arguments, at = _Braces(body, quote).value(head.end())
+        calls.append((head.group(1), arguments))
+    if not calls:
+        raise ValueError("no call in an empty body")
+    return calls
+
+
+_BRACES_HEAD = re.compile(r"\s*(?:call:)?\s*([\w.-]+)\s*(?={)")
+_BRACES_WORD = re.compile(r"[^,}\]]*")
+
+
+class _Braces:
+    """Reader of values in braces; texts stand between ``quote`` or, failing that, in JSON."""
+
+    def __init__(self, text: str, quote: str) -> None:
+        self._text, self._quote = text, quote
+
+    def value(self, at: int, depth: int = 0) -> tuple[Any, int]:
+        text, at = self._text, self._skip(at)
+        if depth > _DEEPEST:
+            raise ValueError("nested too deeply")
+        if text.startswith(self._quote, at):
+            start = at + len(self._quote)
+            end = text.find(self._quote, start)
+            if end < 0:
+                raise ValueError("a text is not closed")
+            return text[start:end], end + len(self._quote)
+        if text.startswith("{", at):
+            return self._object(at + 1, depth)
+        if text.startswith("[", at):
+            return self._array(at + 1, depth)
+        if text.startswith('"', at):
+            return read_json(text, at)
+        word = _BRACES_WORD.match(text, at)
+        assert word is not None, "the pattern matches nothing too"
+        return _word(word.group().strip()), word.end()
+
+    def _skip(self, at: int) -> int:
+        while self._text[at : at + 1].isspace():
+            at += 1
+        return at
+
+    def _object(self, at: int, depth: int) -> tuple[dict[str, Any], int]:
+        result: dict[str, Any] = {}
+        while not self._text.startswith("}", at := self._skip(at)):
+            colon = self._text.find(":", at)
+            if colon < 0:
+                raise ValueError("no ':' after a key")
+            key = self._text[at:colon].strip().removeprefix(self._quote).removesuffix(self._quote)
+            result[key.strip('"')], at = self.value(colon + 1, depth + 1)
+            at = self._comma(at, "}")
+        return result, at + 1
+
+    def _array(self, at: int, depth: int) -> tuple[list[Any], int]:
+        result: list[Any] = []
+        while not self._text.startswith("]", at := self._skip(at)):
+            value, at = self.value(at, depth + 1)
+            result.append(value)
+            at = self._comma(at, "]")
+        return result, at + 1
+
+    def _comma(self, at: int, closing: str) -> int:
+        at = self._skip(at)
+        if self._text.startswith(",", at):
+            return at + 1
+        if self._text.startswith(closing, at):
+            return at
+        raise ValueError(f"no ',' or {closing!r} at position {at}")
+
+
+def _word(word: str) -> Any:
+    """A number, a truth value, nothing, or a text without its quotes."""
+    if not word:
+        raise ValueError("a value is missing")
+    try:
+        value, end = read_json(word)
+    except ValueError:
+        return word
+    return word if word[end:].strip() else value

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..errors import ModelNotFoundError
 
-__all__ = ["configured_window", "locate"]
+__all__ = ["configured_window", "folder_of", "locate", "split_adapter"]
 
 _BUNDLED = Path(__file__).resolve().parent.parent / "models" / "bundled"
 #: ``name`` or ``owner/name``, as the hub allows.
@@ -45,6 +45,18 @@ def locate(name: str) -> str:
     return name
 
 
+def split_adapter(name: str) -> tuple[str, str | None]:
+    """``"base:adapter"`` as its two parts; other names as they are.
+
+    The form for places that take nothing but a model's name: ``slm/Qwen/Qwen3-1.7B:triage``.
+    """
+    base, _, adapter = name.partition(":")
+    # A Windows drive is no base, and a folder may have a colon in its name.
+    if not adapter or len(base) < 2 or base == "specialist" or Path(name).expanduser().is_dir():
+        return name, None
+    return base, adapter
+
+
 def configured_window(path: str, revision: str | None = None) -> int | None:
     """``max_position_embeddings`` of a folder or a cached hub model; None when not known."""
     config = _read_config(path, revision)
@@ -55,8 +67,13 @@ def configured_window(path: str, revision: str | None = None) -> int | None:
     return None
 
 
+def folder_of(path: str, revision: str | None = None) -> Path | None:
+    """Where the files of a folder or a cached hub model lie; None for one that is not here."""
+    return Path(path) if Path(path).is_dir() else _cached_snapshot(path, revision)
+
+
 def _read_config(path: str, revision: str | None) -> dict[str, Any]:
-    folder = Path(path) if Path(path).is_dir() else _cached_snapshot(path, revision)
+    folder = folder_of(path, revision)
     try:
         data = json.loads((folder / "config.json").read_text("utf-8")) if folder else {}
     except (OSError, ValueError):

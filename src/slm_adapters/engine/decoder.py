@@ -11,8 +11,9 @@ from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import Any
 
 from ..errors import GenerationError
+from .adapters import Adapters
 from .network import Network, best_network
-from .prefixes import KeysAndValues, PrefixCache
+from .prefixes import PrefixCache, SnapshotCache
 from .sampling import Chooser, Sampling, allowed_only, choose
 from .threads import one_thread, suits_one_thread
 
@@ -31,6 +32,8 @@ class Generation:
         self.prompt, self.chooser, self.adapter = prompt, chooser, adapter
         self.cache: Any = None
         self.cuts: list[int] = []
+        #: Positions after which a snapshot is kept.
+        self.wanted: set[int] = set()
         self.position = self.cached_tokens = 0
         #: Logits of the next token; valid until the network's next step.
         self.logits: Any = None
@@ -52,18 +55,24 @@ class Decoder:
         borders: Collection[int] = (),
         prefix_budget: int = 0,
         network: Network | None = None,
+        adapters: Adapters | None = None,
     ) -> None:
-        """``borders``: token ids that end a message; ``prefix_budget``: bytes, 0 for no reuse."""
+        """``borders``: token ids that end a message; ``prefix_budget``: bytes, 0 for no reuse.
+
+        ``adapters``: what ``begin(adapter=...)`` names.
+        """
         self.model = model
         self.device = model.device
         self._borders = frozenset(borders)
         self.piece = _CPU_ROWS if self.device.type == "cpu" else _GPU_ROWS
-        self.network = network or best_network(model)
+        self.network = network or best_network(model, adapters)
         self._threads: Callable[[], AbstractContextManager[None]] = nullcontext
         if suits_one_thread(model):
             self._threads = one_thread
-        reuse = prefix_budget and self.network.croppable
-        self.prefixes = PrefixCache(prefix_budget) if reuse else None
+        self.prefixes: PrefixCache | SnapshotCache | None = None
+        if prefix_budget and self.network.resumable:
+            kind = PrefixCache if self.network.croppable else SnapshotCache
+            self.prefixes = kind(prefix_budget)
 
     def computing(self) -> AbstractContextManager[Any]:
         """The modes all steps run in; never around code of the caller's."""
@@ -109,20 +118,35 @@ class Decoder:
         end = next((cut for cut in generation.cuts if cut > start), len(prompt))
         generation.logits = self.network.step(prompt[start:end], generation.cache)
         generation.position = end
-        cuts, cached = generation.cuts, generation.cached_tokens
-        if self.prefixes is not None and generation.is_read and cuts and cached < cuts[-1]:
-            self.prefixes.keep(prompt, cuts, self.network.layers_of(generation.cache))
+        self._keep(generation)
         return end - start
 
     def _open(self, generation: Generation) -> None:
-        cached: int = 0
-        layers: KeysAndValues = []
-        if self.network.croppable:
-            generation.cuts = self._cuts(generation.prompt)
+        prompt, adapter = generation.prompt, generation.adapter
+        cached, state = 0, []
+        if self.network.resumable:
+            generation.cuts = self._cuts(prompt)
         if self.prefixes is not None:
-            cached, layers = self.prefixes.longest(generation.prompt, generation.cuts)
-        generation.cache = self.network.new_cache(layers, generation.adapter)
+            cached, state = self.prefixes.longest(prompt, generation.cuts, adapter)
+        if isinstance(self.prefixes, SnapshotCache):
+            generation.wanted = self.prefixes.wanted(
+                prompt, generation.cuts, self._borders, adapter
+            )
+        generation.cache = self.network.new_cache(state, adapter)
         generation.position = generation.cached_tokens = cached
+
+    def _keep(self, generation: Generation) -> None:
+        """Remember what was read, for prompts that begin alike."""
+        prompt, cuts, adapter = generation.prompt, generation.cuts, generation.adapter
+        if isinstance(self.prefixes, SnapshotCache):
+            if generation.position in generation.wanted:
+                snapshot = self.network.layers_of(generation.cache)
+                self.prefixes.keep(prompt[: generation.position], snapshot, adapter)
+            return
+        is_new = cuts and generation.is_read and generation.cached_tokens < cuts[-1]
+        if self.prefixes is not None and is_new:
+            layers = self.network.layers_of(generation.cache)
+            self.prefixes.keep(prompt, cuts, layers, adapter)
 
     def advance(self, generations: Sequence[Generation], tokens: Sequence[int]) -> None:
         """Read one chosen token for each; their next logits are there afterwards."""

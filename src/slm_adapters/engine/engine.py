@@ -28,6 +28,8 @@ class ChatRequest:
     ``tool_choice``: auto, none, required or a tool's name. ``response_format``: OpenAI's
     ``{"type": "json_schema", "json_schema": {"schema": ...}}``. ``timeout``: seconds.
     ``logprobs``: put the tokens' probability (``slm_adapters.confidence``) on the completion.
+    ``react_tools``: names that a reply in ReAct text (Thought, Action, Action Input or Final
+    Answer) may act with, for agents that describe their tools in the prompt.
     """
 
     messages: tuple[Message, ...]
@@ -42,6 +44,7 @@ class ChatRequest:
     stop: tuple[str, ...] = ()
     timeout: float | None = None
     logprobs: bool = False
+    react_tools: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.messages:
@@ -90,6 +93,11 @@ class ChatEngine:
     local: bool = True
     #: ``gen_ai.provider.name``.
     provider: str = "slm_adapters"
+
+    @property
+    def facts(self) -> dict[str, str | int | float | bool]:
+        """What its spans say whatever the outcome, such as a server's address."""
+        return {}
 
     def stream(
         self, request: ChatRequest, cancel: threading.Event | None = None

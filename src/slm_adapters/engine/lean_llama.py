@@ -13,7 +13,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from .lean_linear import Linear, joined, packed_head
+from .adapter_stack import Adapted, Stack
+from .adapters import Adapter, Adapters
+from .lean_linear import FourBitLayout, Linear, joined, packed_head
 from .prefixes import KeysAndValues
 
 if TYPE_CHECKING:
@@ -58,10 +60,10 @@ class _Layer:
 class LeanCache:
     """Keys and values ``[2, 1, kv_heads, capacity, size]`` per layer, ``length`` in use."""
 
-    __slots__ = ("layers", "length")
+    __slots__ = ("adapter", "layers", "length")
 
-    def __init__(self, layers: list[Any], length: int = 0) -> None:
-        self.layers, self.length = layers, length
+    def __init__(self, layers: list[Any], adapter: Adapter | None = None) -> None:
+        self.layers, self.adapter, self.length = layers, adapter, 0
 
     def reserve(self, length: int) -> None:
         """Make room for ``length`` tokens."""
@@ -78,10 +80,15 @@ class LeanCache:
 class LeanLlama:
     """One model's lean forward; ``Network`` of the decoder."""
 
-    croppable = True
+    croppable = resumable = True
     rows = 32
 
-    def __init__(self, model: Any) -> None:
+    def __init__(
+        self,
+        model: Any,
+        adapters: Adapters | None = None,
+        four_bit: FourBitLayout | None = None,
+    ) -> None:
         """``model``: one that ``_fits``; its whole weights are laid out anew, in place."""
         config, body = model.config, model.model
         attention = body.layers[0].self_attn
@@ -90,13 +97,21 @@ class LeanLlama:
         self._eps = float(config.rms_norm_eps)
         self._embedding = body.embed_tokens.weight
         self._norm = body.norm.weight
-        self._head = packed_head(model)
+        self._adapters, self._stack = adapters, Stack()
+        self._four_bit = four_bit
+        head = ("lm_head", model.lm_head.out_features)
+        self._head = Adapted(packed_head(model), [head], self._stack)
         self._rotary = body.rotary_emb
         self._cos = self._sin = self._embedding.new_empty(0, 1, size)
-        self._layers = [_layer(layer, self._shape) for layer in body.layers]
+        self._layers = [
+            _layer(layer, f"model.layers.{number}", self._shape, self._stack, four_bit)
+            for number, layer in enumerate(body.layers)
+        ]
 
     @classmethod
-    def of(cls, model: Any, own: TransformersNetwork) -> LeanLlama | None:
+    def of(
+        cls, model: Any, own: TransformersNetwork, adapters: Adapters | None = None
+    ) -> LeanLlama | None:
         """The lean forward, or None where the model's own is the right one.
 
         Proves itself on a few tokens; ``own`` gives what they should come to.
@@ -107,9 +122,10 @@ class LeanLlama:
             return None
         try:
             with torch.inference_mode():
+                four_bit = FourBitLayout(model)
                 # First the model's own: bitsandbytes lays 4-bit weights out in a first forward.
                 expected = own.step(_PROOF, own.new_cache([]))
-                lean = cls(model)
+                lean = cls(model, adapters, four_bit)
                 caches = [lean.new_cache([]) for _ in range(2)]
                 for cache in caches:
                     lean.step(_PROOF[:-1], cache)
@@ -123,10 +139,16 @@ class LeanLlama:
             logger.debug("no lean forward for %s: other logits", type(model).__name__)
         return lean if close else None
 
+    @property
+    def kept_bytes(self) -> int:
+        """What it holds besides the model's own weights."""
+        return self._four_bit.kept_bytes if self._four_bit is not None else 0
+
     def new_cache(self, layers: KeysAndValues, adapter: str | None = None) -> LeanCache:
         shape, weight = self._shape, self._embedding
         size = (2, 1, shape.kv_heads, _BLOCK, shape.size)
-        cache = LeanCache([weight.new_empty(size) for _ in self._layers])
+        used = self._adapters.find(adapter) if adapter and self._adapters else None
+        cache = LeanCache([weight.new_empty(size) for _ in self._layers], used)
         if layers:
             length = layers[0][0].shape[2]
             cache.reserve(length + 1)
@@ -147,6 +169,7 @@ class LeanLlama:
         import torch
 
         silu = torch.nn.functional.silu
+        self._stack.choose([cache.adapter])
         start, end = cache.length, cache.length + len(tokens)
         cache.reserve(end)
         cos, sin = self._angles(start, end)
@@ -176,6 +199,7 @@ class LeanLlama:
         if len(tokens) == 1:
             return self.step(tokens, caches[0])[None]
         silu = torch.nn.functional.silu
+        self._stack.choose([cache.adapter for cache in caches])
         for cache in caches:
             cache.reserve(cache.length + 1)
         cos, sin = self._angles_at([cache.length for cache in caches])
@@ -282,10 +306,17 @@ class LeanLlama:
             self._cos, self._sin = cos[0][:, None], sin[:, None]
 
 
-def _layer(layer: Any, shape: _Shape) -> _Layer:
+def _layer(
+    layer: Any, name: str, shape: _Shape, stack: Stack, four_bit: FourBitLayout | None
+) -> _Layer:
     import torch
 
-    attention, mlp = layer.self_attn, layer.mlp
+    def linear(block: str, *names: str) -> Adapted:
+        parent = getattr(layer, block)
+        parts = [(f"{name}.{block}.{own}", getattr(parent, own).out_features) for own in names]
+        return Adapted(joined(parent, names, four_bit), parts, stack)
+
+    attention = layer.self_attn
     head_norm = None
     if hasattr(attention, "q_norm"):
         query = attention.q_norm.weight.expand(shape.heads, -1)
@@ -294,10 +325,10 @@ def _layer(layer: Any, shape: _Shape) -> _Layer:
     return _Layer(
         layer.input_layernorm.weight,
         layer.post_attention_layernorm.weight,
-        joined(attention, ["q_proj", "k_proj", "v_proj"]),
-        joined(attention, ["o_proj"]),
-        joined(mlp, ["gate_proj", "up_proj"]),
-        joined(mlp, ["down_proj"]),
+        linear("self_attn", "q_proj", "k_proj", "v_proj"),
+        linear("self_attn", "o_proj"),
+        linear("mlp", "gate_proj", "up_proj"),
+        linear("mlp", "down_proj"),
         head_norm,
     )
 

@@ -16,8 +16,9 @@ import weakref
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from ..errors import MissingExtraError, ModelLoadError
-from .checkpoint import locate
+from ..errors import MissingExtraError, ModelLoadError, RequestError
+from .adapters import AdapterInfo, NamedAdapters
+from .checkpoint import locate, split_adapter
 from .engine import ChatEngine
 
 if TYPE_CHECKING:
@@ -42,6 +43,8 @@ class LoadedInfo:
     device: str
     nbytes: int
     users: int
+    #: On these weights, and not counted in ``nbytes``.
+    adapters: tuple[AdapterInfo, ...] = ()
 
 
 def load_engine(
@@ -53,30 +56,61 @@ def load_engine(
     revision: str | None = None,
     context_window: int | None = None,
     trust_remote_code: bool = False,
+    adapter: str | os.PathLike[str] | None = None,
+    keep_alive: float | None = None,
+    base_url: str | None = None,
+    api_key: str | None = None,
+    tokenizer: str | None = None,
 ) -> ChatEngine:
     """An engine for a hub id, a folder, ``"bundled"``, or an engine (returned as it is).
 
     Takes milliseconds and no network; the first call loads. ``quantization="auto"``: nf4 on CUDA,
     whole weights on a CPU if they fit. ``context_window``: tokens, at most what the model has.
-    Raises ``ModelNotFoundError``, ``MissingExtraError``, and ``ValueError`` for unknown words.
+    ``adapter``: a PEFT LoRA folder, a hub id of one, or a name given with
+    ``engine.adapters.add``; the model ``"base:adapter"`` says the same. Engines of one base share
+    its weights, whatever their adapters. ``keep_alive``: seconds after the last reply until the
+    weights are given back; None, which wins where engines differ, is as long as there is an
+    engine. ``base_url``: ask for the model of that name on an OpenAI-compatible server instead;
+    there an adapter is a model of its own. ``tokenizer``: what to count its prompts with, where
+    the server does not count. Raises ``ModelNotFoundError``, ``MissingExtraError``, and
+    ``ValueError`` for unknown words.
 
     ``load_engine("Qwen/Qwen3-1.7B").complete(ChatRequest((Message("user", "hi"),)))``
     """
     if isinstance(model, ChatEngine):
+        if adapter is not None:
+            raise RequestError(
+                "adapter= goes with a model's name: make the engine with "
+                "load_engine(model, adapter=...)."
+            )
         return model
+    if base_url is not None:
+        weights = {"quantization": quantization, "device": device, "dtype": dtype}
+        weights |= {"revision": revision, "adapter": adapter, "keep_alive": keep_alive}
+        _check_remote(**weights, trust_remote_code=trust_remote_code)
+        from .remote import RemoteEngine
+
+        return RemoteEngine(
+            os.fspath(model),
+            base_url,
+            api_key=api_key,
+            context_window=context_window,
+            tokenizer=tokenizer,
+        )
     from .local import LocalEngine
 
     word = _word("quantization", quantization or "none", _QUANTIZATIONS)
     number_type = _word("dtype", str(dtype or "auto").removeprefix("torch."), _DTYPES)
     if context_window is not None and context_window < 1:
         raise ValueError(f"context_window is {context_window}: pass at least 1 token.")
-    name = os.fspath(model)
+    if keep_alive is not None and keep_alive < 0:
+        raise ValueError(f"keep_alive is {keep_alive}: pass seconds, or None for no limit.")
+    name, of_name = split_adapter(os.fspath(model))
     path = locate(name)
     _check_extras(word)
-    return LocalEngine(
-        Handle(name, path, revision, word, number_type, device, trust_remote_code),
-        context_window=context_window,
-    )
+    handle = Handle(name, path, revision, word, number_type, device, trust_remote_code, keep_alive)
+    chosen = of_name if adapter is None else os.fspath(adapter)
+    return LocalEngine(handle, context_window=context_window, adapter=chosen)
 
 
 def loaded_models() -> list[LoadedInfo]:
@@ -92,6 +126,7 @@ def loaded_models() -> list[LoadedInfo]:
             device=entry.loaded.device,
             nbytes=entry.loaded.nbytes,
             users=entry.users,
+            adapters=entry.loaded.adapters.list(),
         )
         for entry in entries
         if entry.loaded is not None
@@ -117,14 +152,31 @@ class _Entry:
     lock: threading.Lock = field(default_factory=threading.Lock)
     loaded: LoadedModel | None = None
     users: int = 0
+    #: Of all users: the longest, or None.
+    keep_alive: float | None = 0.0
 
     def get(self) -> LoadedModel:
         with self.lock:
             if self.loaded is None:
                 from .weights import load_model
 
-                self.loaded = load_model(self.source, self.name)
+                patience = self.keep_alive
+                self.loaded = load_model(
+                    self.source, self.name, patience, lambda: self._idle(patience)
+                )
             return self.loaded
+
+    def serve(self, keep_alive: float | None) -> None:
+        """One more user."""
+        self.users += 1
+        longer = None in (keep_alive, self.keep_alive)
+        self.keep_alive = None if longer else max(keep_alive or 0.0, self.keep_alive or 0.0)
+
+    def _idle(self, patience: float | None) -> None:
+        """Nothing was asked for so long; by now somebody may want it kept for longer."""
+        if patience is not None and patience == self.keep_alive:
+            self.drop()
+            _release_memory()
 
     def drop(self) -> None:
         with self.lock:
@@ -150,13 +202,19 @@ class Handle:
         dtype: str,
         device: str | None,
         trust_remote_code: bool,
+        keep_alive: float | None = None,
     ) -> None:
-        self.name, self.path = name, path
+        self.name, self.path, self.keep_alive = name, path, keep_alive
         self.is_folder = name != "bundled" and os.path.isabs(path)
         self.asked = (revision, quantization, dtype, device, trust_remote_code)
         self._lock = threading.Lock()
         self._source: Source | None = None
         self._entry: _Entry | None = None
+        self.adapters = NamedAdapters(path, self._adapters)
+
+    def _adapters(self) -> Any:
+        loaded = self.peek()
+        return loaded.adapters if loaded is not None else None
 
     def loaded(self) -> LoadedModel:
         """The model, loaded now if it is not in memory; later calls are a dict look-up."""
@@ -180,7 +238,7 @@ class Handle:
             if entry is None:
                 entry = _registry[source] = _Entry(source, self.name)
             if entry is not self._entry:
-                entry.users += 1
+                entry.serve(self.keep_alive)
                 # Again: a finalizer running inside this block may just have removed it.
                 _registry[source] = entry
                 weakref.finalize(self, _give_up, entry).atexit = False
@@ -223,6 +281,19 @@ def _word(argument: str, value: str, allowed: tuple[str, ...]) -> str:
     if value not in allowed:
         raise ValueError(f"{argument}={value!r} is not known: pass one of {', '.join(allowed)}.")
     return value
+
+
+def _check_remote(quantization: str | None, **weights: Any) -> None:
+    given = [name for name, value in weights.items() if value]
+    if quantization not in (None, "auto"):
+        given.append("quantization")
+    if given:
+        raise ValueError(
+            f"{', '.join(sorted(given))} cannot be chosen with base_url=: the server loads the "
+            "model, so set it there (an adapter has a model name of its own on a server)."
+        )
+    if not _installed("httpx"):
+        raise MissingExtraError("base_url=", "httpx", "remote")
 
 
 def _check_extras(quantization: str) -> None:

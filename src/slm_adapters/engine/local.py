@@ -6,18 +6,20 @@ import asyncio
 import contextlib
 import queue
 import threading
+import weakref
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..calls import Message, Tool
 from ..errors import ContextOverflowError
+from .adapters import Adapter, NamedAdapters, locate_adapter
 from .checkpoint import configured_window
 from .engine import ChatEngine, ChatRequest, Chunk, Completion
 from .patience import Patience
 from .sampling import Sampling
 from .scheduler import Ticket
-from .writer import ReplyWriter, encode
+from .writer import ReplyWriter, encode, prompt_tokens
 
 if TYPE_CHECKING:
     from .loader import Handle
@@ -38,17 +40,28 @@ class LocalEngine(ChatEngine):
 
     local = True
 
-    def __init__(self, handle: Handle, *, context_window: int | None = None) -> None:
-        self._handle = handle
+    def __init__(
+        self, handle: Handle, *, context_window: int | None = None, adapter: str | None = None
+    ) -> None:
+        self._handle, self.adapter = handle, adapter
+        self._used: tuple[weakref.ref[LoadedModel], Path | None, Adapter] | None = None
         self._asked_window = context_window
         self._configured = configured_window(handle.path, handle.asked[0])
         # A path says where a user keeps files; the folder's name is enough on a span.
         self.name = Path(handle.path).name if handle.is_folder else handle.name
+        if adapter is not None:
+            self.name += f":{Path(adapter).name}"
 
     def __reduce__(self) -> tuple[Any, ...]:
         handle = self._handle
         model = handle.path if handle.is_folder else handle.name
-        return _rebuild, (model, handle.asked, self._asked_window)
+        window, alive = self._asked_window, handle.keep_alive
+        return _rebuild, (model, handle.asked, window, self.adapter, alive)
+
+    @property
+    def adapters(self) -> NamedAdapters:
+        """The base's adapters by name: ``add(name, folder)``, ``remove(name)``, iteration."""
+        return self._handle.adapters
 
     @property
     def context_window(self) -> int:  # type: ignore[override]
@@ -61,12 +74,13 @@ class LocalEngine(ChatEngine):
         return min(known, asked) if asked else known
 
     def warm_up(self) -> None:
-        """Load the weights now."""
-        self._handle.loaded()
+        """Load the weights, and the adapter, now."""
+        self._adapter(self._handle.loaded())
 
     def count_tokens(self, messages: Sequence[Message], tools: Sequence[Tool] = ()) -> int:
         """Prompt tokens of these messages and tools, exactly as the model would read them."""
-        return len(encode(self._handle.loaded(), ChatRequest(tuple(messages), tuple(tools))).tokens)
+        request = ChatRequest(tuple(messages), tuple(tools))
+        return len(prompt_tokens(self._handle.loaded(), request)[0])
 
     def stream(
         self, request: ChatRequest, cancel: threading.Event | None = None
@@ -149,9 +163,25 @@ class LocalEngine(ChatEngine):
         limit = self._limit(request, len(prompt.tokens), loaded)
         writer = ReplyWriter(loaded, request, prompt, limit)
         sampling = Sampling(request.temperature, request.top_p, request.top_k, request.seed)
-        ticket = Ticket(writer, prompt.tokens, sampling, limit, patience, deliver)
+        adapter = self._adapter(loaded)
+        key = adapter.key if adapter is not None else None
+        ticket = Ticket(writer, prompt.tokens, sampling, limit, patience, deliver, key)
         loaded.scheduler.submit(ticket)
-        return _Reply(ticket, writer, loaded)
+        return _Reply(ticket, writer, loaded, adapter)
+
+    def _adapter(self, loaded: LoadedModel) -> Adapter | None:
+        """This engine's adapter on these weights; what its name or path stood for at first.
+
+        A name that was removed, or given to another folder, holds for the next call.
+        """
+        if self.adapter is None:
+            return None
+        named = self.adapters.folder_of(self.adapter)
+        used = self._used
+        if used is None or used[0]() is not loaded or used[1] != named:
+            folder = named or locate_adapter(self.adapter)
+            used = self._used = weakref.ref(loaded), named, loaded.adapters.load(folder)
+        return used[2]
 
     def _limit(self, request: ChatRequest, prompt_tokens: int, loaded: LoadedModel) -> int:
         """Reply tokens allowed; raises ``ContextOverflowError`` before anything is computed."""
@@ -167,9 +197,12 @@ class LocalEngine(ChatEngine):
 class _Reply:
     """A reply that the worker writes, as the caller waits for it."""
 
-    def __init__(self, ticket: Ticket, writer: ReplyWriter, loaded: LoadedModel) -> None:
-        # The model stays in memory until its reply is read to the end.
+    def __init__(
+        self, ticket: Ticket, writer: ReplyWriter, loaded: LoadedModel, adapter: Adapter | None
+    ) -> None:
+        # Model and adapter stay in memory until their reply is read to the end.
         self._ticket, self._writer, self._loaded = ticket, writer, loaded
+        self._adapter = adapter
 
     def wait_for(self, pieces: queue.SimpleQueue[str | None]) -> str | None:
         """The next piece, None at the end; raises what ended the reply too early."""
@@ -215,7 +248,13 @@ def _end_only(put: Callable[[str | None], None]) -> Callable[[str | None], None]
     return deliver
 
 
-def _rebuild(name: str, asked: tuple[Any, ...], window: int | None) -> ChatEngine:
+def _rebuild(
+    name: str,
+    asked: tuple[Any, ...],
+    window: int | None,
+    adapter: str | None,
+    keep_alive: float | None,
+) -> ChatEngine:
     from .loader import load_engine
 
     revision, quantization, dtype, device, trust_remote_code = asked
@@ -227,4 +266,6 @@ def _rebuild(name: str, asked: tuple[Any, ...], window: int | None) -> ChatEngin
         revision=revision,
         context_window=window,
         trust_remote_code=trust_remote_code,
+        adapter=adapter,
+        keep_alive=keep_alive,
     )

@@ -128,8 +128,10 @@ class ThinkFilter:
 class HoldBack:
     """Keeps back what may be a tool call until the reply is complete."""
 
-    def __init__(self, *, tools: bool, everything: bool = False) -> None:
+    def __init__(self, *, tools: bool, everything: bool = False, marker: str = "") -> None:
+        """``marker``: the model's own announcement of a call, besides the known ones."""
         self._watch = tools
+        self._triggers = (*TRIGGERS, marker) if marker else TRIGGERS
         self._holding = everything
         self._begun = False
         self._held = ""
@@ -154,12 +156,12 @@ class HoldBack:
 
     def _open(self) -> str:
         held = self._held
-        hits = [at for trigger in TRIGGERS if (at := held.find(trigger)) >= 0]
+        hits = [at for trigger in self._triggers if (at := held.find(trigger)) >= 0]
         if hits:
             self._holding = True
             cut = min(hits)
         else:
-            cut = len(held) - open_end(held, TRIGGERS)
+            cut = len(held) - open_end(held, self._triggers)
         self._held = held[cut:]
         return held[:cut]
 

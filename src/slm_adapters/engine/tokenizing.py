@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
-__all__ = ["decoder", "encoder", "end_ids", "render_chat", "tools_keyword"]
+from .format_resolver import NativeParser
+from .template_probe import ChatFormat, probe
+
+__all__ = ["chat_format_of", "decoder", "encoder", "end_ids", "render_chat", "tools_keyword"]
+
+#: What was found out about templates, by all that it depends on.
+_known: dict[str, ChatFormat] = {}
 
 #: Ends of a message in the common templates, besides what the configuration names.
 _MESSAGE_ENDS = ("<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|end|>", "<|end_of_text|>", "</s>")
@@ -32,7 +41,7 @@ def tools_keyword(tokenizer: Any) -> str:
     """The variable a template reads tools from: SmolLM3's is not the usual one."""
     user = [{"role": "user", "content": "a"}]
     tool = {"type": "function", "function": {"name": "zq_probe", "parameters": {}}}
-    for keyword in ("tools", "xml_tools"):
+    for keyword in ("tools", "xml_tools", "python_tools"):
         with contextlib.suppress(Exception):
             if "zq_probe" in render_chat(tokenizer, keyword, user, [tool], True):
                 return keyword
@@ -51,6 +60,39 @@ def render_chat(
             messages, tokenize=False, add_generation_prompt=answer, **{keyword: tools}
         )
     )
+
+
+def chat_format_of(tokenizer: Any, keyword: str) -> ChatFormat:
+    """What the tokenizer's template carries and how its model calls tools; found out once."""
+    added = sorted(tokenizer.get_added_vocab())
+    own = getattr(tokenizer, "response_template", None)
+    source = json.dumps([tokenizer.chat_template, own, added, keyword], default=str)
+    key = hashlib.sha256(source.encode()).hexdigest()
+    if key not in _known:
+        found = probe(
+            lambda m, t, a: render_chat(tokenizer, keyword, m, t, a),
+            _native_parser(tokenizer),
+            added,
+        )
+        _known[key] = replace(found, thinks="</think>" in str(tokenizer.chat_template))
+    return _known[key]
+
+
+def _native_parser(tokenizer: Any) -> NativeParser | None:
+    """The tokenizer's own reader of replies, where it ships one."""
+    if getattr(tokenizer, "response_template", None) is None:
+        return None
+
+    def parse(text: str) -> list[tuple[str, Any]]:
+        with contextlib.suppress(Exception):
+            # Most readers find the start of the reply by what the prompt ends with.
+            prefix = render_chat(tokenizer, "tools", [{"role": "user", "content": "a"}], None, True)
+            message = tokenizer.parse_response(text, prefix=prefix)
+            functions = [call["function"] for call in message.get("tool_calls") or ()]
+            return [(f["name"], f["arguments"]) for f in functions]
+        return []
+
+    return parse
 
 
 def end_ids(model: Any, tokenizer: Any, added: dict[str, int]) -> tuple[int, ...]:

@@ -7,26 +7,31 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from ..calls import ToolCall
+from .call_formats import CallFormat
 from .call_readers import (
     NameAndArguments,
-    XmlText,
+    braces_body,
     fenced_body,
     json_body,
     json_call,
-    mistral_body,
+    json_calls,
+    mistral_calls,
     pythonic_body,
     pythonic_or_json,
     tool_call_body,
+    written_calls,
     xml_body,
 )
 from .json_repair import read_json
+from .value_types import typed
 
-__all__ = ["MARKERS", "TRIGGERS", "ParsedReply", "find_marker", "read_calls"]
+__all__ = ["DELIMITERS", "MARKERS", "TRIGGERS", "ParsedReply", "find_marker", "read_calls"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +48,15 @@ class ParsedReply:
 
 @dataclass(frozen=True, slots=True)
 class _Format:
+    """``read`` takes all between ``opening`` and ``closing``; without a closing text,
+    ``read_ahead`` finds the end itself."""
+
     opening: str
-    closing: str | None
-    read: Callable[[str], list[NameAndArguments]]
+    closing: str = ""
+    read: Callable[[str], list[NameAndArguments]] = json_body
+    read_ahead: Callable[[str], tuple[list[NameAndArguments], int]] = json_calls
+    #: Whether ``read_ahead`` refuses what is not whole.
+    exact: bool = False
 
 
 #: Order matters where one opening begins another.
@@ -54,15 +65,29 @@ _FORMATS = (
     _Format("<function=", "</function>", lambda body: xml_body("<function=" + body)),
     _Format("<|tool_call_start|>", "<|tool_call_end|>", pythonic_or_json),  # LFM2
     _Format("<|tool_call|>", "<|/tool_call|>", json_body),  # Phi-4-mini, Granite 3
+    _Format("<|tool_call>", "<tool_call|>", lambda body: braces_body(body, '<|"|>')),  # Gemma 4
+    _Format(
+        "<start_function_call>",
+        "<end_function_call>",
+        lambda body: braces_body(body, "<escape>"),  # FunctionGemma
+    ),
     _Format("<function_calls>", "</function_calls>", pythonic_or_json),  # Olmo
     _Format("<TOOLCALL>", "</TOOLCALL>", json_body),  # Nemotron
-    _Format("[TOOL_CALLS]", None, mistral_body),
-    _Format("<|python_tag|>", None, json_body),  # Llama 3
+    _Format("[TOOL_CALLS]", read_ahead=mistral_calls),
+    _Format("<|python_tag|>"),  # Llama 3
 )
 _FENCE = _Format("```", "```", fenced_body)
 
 #: Text that announces a tool call beyond doubt.
 MARKERS = tuple(item.opening for item in _FORMATS)
+#: Texts that must stay in a reply even where they are special tokens.
+DELIMITERS = (
+    *MARKERS,
+    *(item.closing for item in _FORMATS if item.closing),
+    *("<think>", "</think>", "[ARGS]", "[CALL_ID]", "<escape>", '<|"|>'),
+)
+#: Ends of a call that are tried before the first one is taken for it.
+_MOST_ENDS = 16
 #: Text after which a stream is held back until the reply is complete.
 TRIGGERS = (*MARKERS, "```json", "```tool_call")
 
@@ -79,11 +104,13 @@ def read_calls(
     *,
     cut_off: bool = False,
     schemas: dict[str, dict[str, Any]] | None = None,
+    form: CallFormat | None = None,
 ) -> ParsedReply:
     """Take the calls of offered tools out of ``text``.
 
     ``cut_off``: the reply ended at ``max_tokens``, so a call without its end is not one.
     ``schemas``: parameters by tool name, for formats that write every value as text.
+    ``form``: the model's own format, where it is none of the known ones.
     """
     if not offered:
         return ParsedReply(text)
@@ -94,7 +121,7 @@ def read_calls(
     content: list[str] = []
     unread: list[str] = []
     calls: list[NameAndArguments] = []
-    for piece, is_call, found in _pieces(text, cut_off):
+    for piece, is_call, found in _pieces(text, cut_off, _formats(form)):
         if found and all(name in offered for name, _ in found):
             calls += found
         else:
@@ -128,30 +155,87 @@ def _bare(text: str, offered: Collection[str]) -> tuple[list[NameAndArguments], 
     return found, body
 
 
-def _pieces(text: str, cut_off: bool) -> Iterator[tuple[str, bool, list[NameAndArguments]]]:
+def _formats(form: CallFormat | None) -> tuple[_Format, ...]:
+    if form is None or not form.marker or form.marker in MARKERS:
+        return _FORMATS
+
+    def read_ahead(body: str) -> tuple[list[NameAndArguments], int]:
+        calls, end = written_calls(form.marker + body, form)
+        return calls, end - len(form.marker)
+
+    return (_Format(form.marker, read_ahead=read_ahead, exact=True), *_FORMATS)
+
+
+def _pieces(
+    text: str, cut_off: bool, formats: Sequence[_Format]
+) -> Iterator[tuple[str, bool, list[NameAndArguments]]]:
     """Split at calls: ``(piece, whether a marker announced a call, calls read from it)``."""
     at = 0
-    while (hit := _first(text, at)) is not None:
+    while (hit := _first(text, at, formats)) is not None:
         begin, form = hit
         if begin > at:
             yield text[at:begin], False, []
-        at, complete = _end_of(form, text, begin)
-        body = text[begin + len(form.opening) : at]
-        if form.closing is not None:
-            body = body.removesuffix(form.closing)
-        found: list[NameAndArguments] = []
-        if complete or not cut_off:
-            try:
-                found = form.read(body)
-            except ValueError:
-                found = []
+        at, found = _call_at(form, text, begin, cut_off)
         yield text[begin:at], form is not _FENCE, found
     if at < len(text):
         yield text[at:], False, []
 
 
-def _first(text: str, at: int) -> tuple[int, _Format] | None:
-    hits = [(p, -len(f.opening), f) for f in _FORMATS if (p := text.find(f.opening, at)) >= 0]
+def _call_at(
+    form: _Format, text: str, begin: int, cut_off: bool
+) -> tuple[int, list[NameAndArguments]]:
+    """Where the call that begins at ``begin`` ends, and what it says."""
+    inside = begin + len(form.opening)
+    if not form.closing:
+        return _read_ahead(form, text, inside, cut_off)
+    ends = list(islice(_ends(form.closing, text, inside), _MOST_ENDS))
+    for end in ends:
+        # An argument may hold the closing text; a call that ends there cannot be read.
+        body = text[inside:end]
+        if _is_closed(body) and (found := _read(form, body)):
+            return end + len(form.closing), found
+    if ends:
+        return ends[0] + len(form.closing), _read(form, text[inside : ends[0]])
+    return len(text), [] if cut_off else _read(form, text[inside:])
+
+
+def _read_ahead(
+    form: _Format, text: str, inside: int, cut_off: bool
+) -> tuple[int, list[NameAndArguments]]:
+    try:
+        calls, end = form.read_ahead(text[inside:])
+    except ValueError:
+        return len(text), []
+    if cut_off and not form.exact and not _balanced(text[inside : inside + end]):
+        return len(text), []
+    return inside + end, calls
+
+
+def _ends(closing: str, text: str, at: int) -> Iterator[int]:
+    while (at := text.find(closing, at)) >= 0:
+        yield at
+        at += len(closing)
+
+
+def _is_closed(body: str) -> bool:
+    """Whether nothing in ``body`` waits for its own end."""
+    inner = body.rstrip()
+    if "<function=" in body:
+        return inner.endswith("</function>") or body.count("<parameter=") == body.count(
+            "</parameter>"
+        )
+    return inner.endswith(("}", "]", ")"))
+
+
+def _read(form: _Format, body: str) -> list[NameAndArguments]:
+    try:
+        return form.read(body)
+    except ValueError:
+        return []
+
+
+def _first(text: str, at: int, formats: Sequence[_Format]) -> tuple[int, _Format] | None:
+    hits = [(p, -len(f.opening), f) for f in formats if (p := text.find(f.opening, at)) >= 0]
     for trigger in ("```json", "```tool_call"):
         if (position := text.find(trigger, at)) >= 0:
             hits.append((position, 0, _FENCE))
@@ -159,15 +243,6 @@ def _first(text: str, at: int) -> tuple[int, _Format] | None:
         return None
     position, _, form = min(hits, key=lambda hit: hit[:2])
     return position, form
-
-
-def _end_of(form: _Format, text: str, begin: int) -> tuple[int, bool]:
-    """Where the call that begins at ``begin`` ends, and whether its end was written."""
-    inside = begin + len(form.opening)
-    if form.closing is None:
-        return len(text), _balanced(text[inside:])
-    end = text.find(form.closing, inside)
-    return (len(text), False) if end < 0 else (end + len(form.closing), True)
 
 
 def _balanced(body: str) -> bool:
@@ -181,22 +256,8 @@ def _numbered(
     result = []
     for name, arguments in calls:
         if isinstance(arguments, dict):
-            properties = ((schemas or {}).get(name) or {}).get("properties") or {}
-            arguments = {k: _typed(v, properties.get(k)) for k, v in arguments.items()}
+            schema = (schemas or {}).get(name) or {}
+            arguments = {key: typed(value, key, schema) for key, value in arguments.items()}
         text = json.dumps(arguments, ensure_ascii=False)
         result.append(ToolCall(f"call_{uuid.uuid4().hex[:24]}", name, text))
     return tuple(result)
-
-
-def _typed(value: Any, schema: Any) -> Any:
-    """A value written as bare text becomes what the schema says, or stays text."""
-    if not isinstance(value, XmlText):
-        return value
-    kind = schema.get("type") if isinstance(schema, dict) else None
-    if kind in (None, "string"):
-        return str(value)
-    try:
-        parsed, end = read_json(value)
-    except ValueError:
-        return str(value)
-    return str(value) if value[end:].strip() else parsed

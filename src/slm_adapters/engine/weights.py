@@ -21,8 +21,9 @@ from ..errors import (
     ModelLoadError,
     ModelNotFoundError,
 )
-from .chat_format import ChatFormat, probe
+from .adapters import Adapters
 from .decoder import Decoder
+from .grammar import Grammars
 from .machine import (
     best_device,
     best_dtype,
@@ -34,8 +35,16 @@ from .machine import (
 from .quiet import no_kernel_download, quiet
 from .sampling import Sampling
 from .scheduler import Scheduler
-from .tokenizing import decoder, encoder, end_ids, render_chat, tools_keyword
-from .tool_formats import MARKERS
+from .template_probe import ChatFormat
+from .tokenizing import (
+    chat_format_of,
+    decoder,
+    encoder,
+    end_ids,
+    render_chat,
+    tools_keyword,
+)
+from .tool_formats import DELIMITERS
 
 __all__ = ["LoadedModel", "Source", "load_model", "resolve"]
 
@@ -43,9 +52,6 @@ logger = logging.getLogger("slm_adapters")
 
 #: Keys and values kept for reuse, at most: bytes on a CPU and on an accelerator.
 _PREFIX_BYTES_CPU, _PREFIX_BYTES_GPU = 256 << 20, 1 << 30
-#: Token texts that stay in a reply although they are special: they announce thoughts and calls.
-_KEPT = (*MARKERS, "<think>", "</think>", "[ARGS]", "[CALL_ID]")
-_KEPT += ("</tool_call>", "<|tool_call_end|>", "<|/tool_call|>", "</function_calls>", "</TOOLCALL>")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +66,7 @@ class Source:
     trust_remote_code: bool = False
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, weakref_slot=True)
 class LoadedModel:
     """One set of weights in memory, with what is needed to talk to it."""
 
@@ -80,7 +86,9 @@ class LoadedModel:
     control_tokens: tuple[str, ...]
     encode: Callable[[str], list[int]]
     decode: Callable[[list[int]], str]
+    grammars: Grammars
     scheduler: Scheduler
+    adapters: Adapters
 
     def template(
         self, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None, answer: bool
@@ -107,7 +115,7 @@ def resolve(
         )
     if getattr(config, "quantization_config", None):
         quantization = "checkpoint"
-    size = checkpoint_bytes(path)
+    size = checkpoint_bytes(path, revision)
     if quantization == "auto":
         quantization = best_quantization(device, size)
     if dtype == "auto":
@@ -115,8 +123,16 @@ def resolve(
     return Source(path, revision, quantization, dtype, device, trust_remote_code)
 
 
-def load_model(source: Source, name: str) -> LoadedModel:
-    """Load weights and tokenizer; logs one INFO line. Raises the errors of ``ModelError``."""
+def load_model(
+    source: Source,
+    name: str,
+    idle_s: float | None = None,
+    on_idle: Callable[[], None] | None = None,
+) -> LoadedModel:
+    """Load weights and tokenizer; logs one INFO line. Raises the errors of ``ModelError``.
+
+    ``on_idle`` is called when nothing was asked for ``idle_s`` seconds after a reply.
+    """
     start = time.perf_counter()
     with quiet(), no_kernel_download(), _load_errors(name):
         from transformers import AutoTokenizer
@@ -125,7 +141,7 @@ def load_model(source: Source, name: str) -> LoadedModel:
             source.path, revision=source.revision, trust_remote_code=source.trust_remote_code
         )
         model = _read_weights(source)
-        loaded = _assemble(source, model, tokenizer)
+        loaded = _assemble(source, model, tokenizer, idle_s, on_idle)
         # First forwards set up kernels, convert 4-bit weights and warn: here, not in a call.
         if not _first_forwards(loaded):
             raise ModelLoadError(
@@ -201,7 +217,13 @@ def _check_shapes(source: Source) -> None:
             )
 
 
-def _assemble(source: Source, model: Any, tokenizer: Any) -> LoadedModel:
+def _assemble(
+    source: Source,
+    model: Any,
+    tokenizer: Any,
+    idle_s: float | None,
+    on_idle: Callable[[], None] | None,
+) -> LoadedModel:
     if not getattr(tokenizer, "chat_template", None):
         raise ChatTemplateError(
             f"{source.path} has no chat template, so it cannot hold a conversation: use the "
@@ -212,15 +234,19 @@ def _assemble(source: Source, model: Any, tokenizer: Any) -> LoadedModel:
     special = set(tokenizer.all_special_tokens)
     ends = end_ids(model, tokenizer, added)
     budget = _PREFIX_BYTES_CPU if source.device.startswith("cpu") else _PREFIX_BYTES_GPU
-    steps = Decoder(model, borders=ends, prefix_budget=budget)
-    nbytes = int(model.get_memory_footprint())
-    silent = {i for token, i in added.items() if token in special and token not in _KEPT}
+    adapters = Adapters(model)
+    steps = Decoder(model, borders=ends, prefix_budget=budget, adapters=adapters)
+    nbytes = int(model.get_memory_footprint()) + getattr(steps.network, "kept_bytes", 0)
+    encode = encoder(tokenizer)
+    chat_format = chat_format_of(tokenizer, keyword)
+    spoken = "".join(DELIMITERS) + chat_format.calls.write([("name", {"key": "value"})])
+    silent = {i for token, i in added.items() if token in special and token not in spoken}
     return LoadedModel(
         source=source,
         model=model,
         tokenizer=tokenizer,
         tools_keyword=keyword,
-        chat_format=probe(lambda m, t, a: render_chat(tokenizer, keyword, m, t, a)),
+        chat_format=chat_format,
         decoder=steps,
         window=fitting_window(model),
         quantization=_quantization_in_force(source, model),
@@ -230,10 +256,17 @@ def _assemble(source: Source, model: Any, tokenizer: Any) -> LoadedModel:
         silent_ids=frozenset(silent) | set(ends),
         special_tokens=tuple(sorted(special & set(added), key=len, reverse=True)),
         control_tokens=tuple(sorted(added, key=len, reverse=True)),
-        encode=encoder(tokenizer),
+        encode=encode,
         decode=decoder(tokenizer),
-        scheduler=Scheduler(steps, memory=cache_tokens(model)),
+        grammars=Grammars(tokenizer, encode, ends=ends, size=_logits(model)),
+        scheduler=Scheduler(steps, memory=cache_tokens(model), idle_s=idle_s, on_idle=on_idle),
+        adapters=adapters,
     )
+
+
+def _logits(model: Any) -> int:
+    """Logits per token, which may be more than the tokenizer has tokens."""
+    return int(model.config.get_text_config().vocab_size)
 
 
 def _first_forwards(loaded: LoadedModel) -> bool:

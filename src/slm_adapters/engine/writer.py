@@ -10,26 +10,40 @@ from ..calls import Message, Reply, ToolCall, Usage
 from ..errors import EmptyReplyError
 from ..telemetry import semconv
 from . import chat_format, tool_formats
+from .constraint import Constraint, Plan, Thinking
 from .engine import ChatRequest, Chunk, Completion, Timings
 from .json_repair import only_json
+from .reply_grammar import asked_schema
 from .reply_text import Detokenizer, HoldBack, StopScanner, ThinkFilter
 
 if TYPE_CHECKING:
     from .weights import LoadedModel
 
-__all__ = ["EncodedPrompt", "ReplyWriter", "encode"]
+__all__ = ["EncodedPrompt", "ReplyWriter", "encode", "prompt_tokens"]
 
 
 @dataclass(frozen=True, slots=True)
 class EncodedPrompt:
-    """A request as the model reads it. ``opening``: the start of a forced call, already in it."""
+    """A request as the model reads it. ``opening``: the start of the reply, already in it."""
 
     tokens: list[int]
-    opening: str
     thinking: bool
+    constraint: Constraint | None = None
+    opening: str = ""
 
 
 def encode(loaded: LoadedModel, request: ChatRequest) -> EncodedPrompt:
+    """The prompt's tokens, and what its reply is bound to."""
+    tokens, begun = prompt_tokens(loaded, request)
+    plan = Plan.of(request, loaded.chat_format.calls)
+    thinking = Thinking(begun, loaded.chat_format.thinks)
+    constraint = Constraint.of(loaded.grammars, plan, thinking)
+    opening = constraint.opening() if constraint else []
+    return EncodedPrompt(tokens + opening, begun, constraint, loaded.decode(opening))
+
+
+def prompt_tokens(loaded: LoadedModel, request: ChatRequest) -> tuple[list[int], bool]:
+    """The prompt's tokens, and whether it ends inside a thought."""
     rendered = chat_format.render(
         loaded.template,
         loaded.chat_format,
@@ -41,8 +55,7 @@ def encode(loaded: LoadedModel, request: ChatRequest) -> EncodedPrompt:
         special_tokens=loaded.special_tokens,
     )
     tokens = [token for piece in rendered.pieces if piece for token in loaded.encode(piece)]
-    thinking = rendered.pieces[-1].rstrip().endswith("<think>")
-    return EncodedPrompt(tokens, rendered.opening, thinking)
+    return tokens, rendered.pieces[-1].rstrip().endswith("<think>")
 
 
 class ReplyWriter:
@@ -60,20 +73,27 @@ class ReplyWriter:
         limit: int,
     ) -> None:
         self._loaded, self._request, self._prompt = loaded, request, prompt
-        self._limit = limit
+        self._limit, self._constraint = limit, prompt.constraint
+        if self._constraint is not None:
+            self._constraint.limit = limit
         offered = () if request.tool_choice == "none" else request.tools
         self._schemas = {tool.name: tool.parameters for tool in offered}
-        kind = (request.response_format or {}).get("type", "text")
-        self._json_only = kind != "text" and not prompt.opening
+        bound = self._constraint is not None and self._constraint.binds
+        wants_json = asked_schema(request.response_format) is not None
+        self._json_only = wants_json and not bound
         self._characters = Detokenizer(loaded.decode, loaded.silent_ids)
         self._thoughts = ThinkFilter(thinking=prompt.thinking)
         self._stops = StopScanner(request.stop)
         self._calls = HoldBack(
-            tools=bool(offered), everything=bool(prompt.opening) or self._json_only
+            tools=bool(offered),
+            everything=self._json_only or (bound and bool(offered)),
+            marker=loaded.chat_format.calls.marker,
         )
+        #: Of the opening, what a stream is still to show.
+        self._lead = self._calls.feed(prompt.opening)
         self._shown: list[str] = []
         self._visible = bool(prompt.opening)
-        self._retried = False
+        self._retried, self._refused = False, frozenset[int]()
         #: Ids not to choose now.
         self.banned: Collection[int] = ()
         self._end: str | None = None
@@ -86,27 +106,37 @@ class ReplyWriter:
 
     def allowed(self) -> Any:
         """What may be chosen next: bool ``[vocabulary]``, or None for everything."""
-        return None
+        if self._constraint is None:
+            return None
+        allowed = self._constraint.allowed()
+        self.banned = {*self._refused, *self._constraint.banned()}
+        return allowed
 
     def accept(self, token: int) -> bool:
         """Take the chosen token; False: choose again, without what is ``banned`` now."""
         if token in self._loaded.end_ids:
             if not self._visible and not self._retried:
                 # An empty reply gets one more chance: this once the model must write something.
-                self._retried, self.banned = True, self._loaded.silent_ids
+                self._retried, self._refused = True, self._loaded.silent_ids
+                self.banned = self._refused
                 return False
             self._end = "stop"
-        self.banned = ()
+        self.banned = self._refused = frozenset()
         self.tokens += 1
+        if self._constraint is not None:
+            self._constraint.accept(token)
+            if self._constraint.is_over:
+                self._end = "stop"
         if self._end is None and self.tokens >= self._limit:
             self._end = "length"
         return True
 
     def read(self, token: int) -> str:
         """The text that an accepted token makes visible; a stop string in it ends the reply."""
-        if self._end == "stop":
+        if token in self._loaded.end_ids:
             return ""
-        piece = self._read(self._characters.feed(token))
+        piece = self._lead + self._read(self._characters.feed(token))
+        self._lead = ""
         if self._stops.stopped:
             self._end = "stop"
         if piece:
@@ -117,7 +147,13 @@ class ReplyWriter:
         was_thinking = self._thoughts.thinking
         text = self._thoughts.feed(characters)
         self.reasoning += was_thinking or self._thoughts.thinking
-        text = self._stops.feed(text)
+        if self._constraint is not None:
+            self._constraint.read(text, thinking=self._thoughts.thinking)
+        if self._constraint is not None and self._constraint.protects:
+            # What a stop string would cut here is of no use to anyone.
+            text = self._stops.flush() + text
+        else:
+            text = self._stops.feed(text)
         self._visible = self._visible or bool(text.strip())
         return self._calls.feed(text)
 
@@ -126,7 +162,9 @@ class ReplyWriter:
     ) -> Iterator[Chunk | Completion]:
         """What was held back, the tool calls, the completion; raises for an empty reply."""
         parsed = self._take_apart()
-        rest = only_json(parsed.content) if self._json_only else parsed.content
+        rest = parsed.content
+        if self._json_only and not self._shown:
+            rest = only_json(rest)
         if parsed.calls and not rest.strip():
             rest = ""
         text = "".join(self._shown) + rest
@@ -140,14 +178,21 @@ class ReplyWriter:
         yield self._completion(reply, model, timings, cached_tokens)
 
     def _take_apart(self) -> tool_formats.ParsedReply:
-        tail = self._stops.feed(self._thoughts.feed(self._characters.flush()))
-        tail += self._stops.feed(self._thoughts.flush()) + self._stops.flush()
-        undecided = self._calls.feed(tail) + self._calls.flush()
+        tail = self._thoughts.feed(self._characters.flush()) + self._thoughts.flush()
+        if self._constraint is None or not self._constraint.protects:
+            tail = self._stops.feed(tail)
+        tail = (
+            self._stops.flush() + tail
+            if self._constraint and self._constraint.protects
+            else (tail + self._stops.flush())
+        )
+        undecided = self._lead + self._calls.feed(tail) + self._calls.flush()
         return tool_formats.read_calls(
-            self._prompt.opening + undecided,
+            undecided,
             self._schemas,
             cut_off=self._end == "length",
             schemas=self._schemas,
+            form=self._loaded.chat_format.calls,
         )
 
     def _reply(self, text: str, calls: tuple[ToolCall, ...]) -> Reply:
@@ -169,6 +214,8 @@ class ReplyWriter:
             semconv.QUANTIZATION: self._loaded.quantization,
             semconv.QUEUE_TIME: timings.queue_s,
         }
+        if self._request.tools:
+            attributes[semconv.TOOL_FORMAT] = self._loaded.chat_format.calls.name
         if timings.decode_s > 0:
             attributes[semconv.DECODE_RATE] = self.tokens / timings.decode_s
         return Completion(reply, usage, model, timings, attributes)

@@ -23,11 +23,12 @@ _LONGEST_QUOTE = 120
 
 
 def usable(request: ChatRequest, completion: Completion) -> Completion:
-    """The completion up to the first stop word, if it is what was asked for.
+    """The completion, text up to the first stop word, if it is what was asked for.
 
     Raises ``EmptyReplyError`` or ``InvalidReplyError``, with the completion on the error.
     """
-    completion = _cut(completion, request.stop)
+    if not request.response_format:
+        completion = _cut(completion, request.stop)
     message = completion.reply.message
     try:
         if not message.text.strip() and not message.tool_calls:

@@ -42,9 +42,8 @@ _SPAN_LABELS = {
 class Metrics:
     """The instruments of one meter provider (default: the global one, also if set later)."""
 
-    def __init__(self, meter_provider: MeterProvider | None = None) -> None:
+    def __init__(self, meter_provider: MeterProvider | None, profile: semconv.Profile) -> None:
         self._provider = meter_provider
-        profile = semconv.profile()
         self._names, self._counts = profile.metrics, profile.counts_agent_calls
         self._instruments: dict[str, Any] = {}
         self._meter: metrics.Meter | None = None

@@ -337,6 +337,7 @@ class OpenCall(OpenSpan):
             fields.get("response_id"),
             [reply.finish_reason for reply in replies] if outcome == "finished" else ("error",),
             semconv.counts_of(usage) if usage is not None else None,
+            self.recorder.profile,
         )
         if outcome != "finished":
             ended[semconv.OUTCOME] = outcome

@@ -91,7 +91,8 @@ class Recorder:
         redacts = self.content_on_spans and self.redaction.is_on
         readers = (prices, self.completions, self.events)
         self.reads_calls = redacts or any(reader is not None for reader in readers)
-        self.metrics = Metrics(meter_provider)
+        self.profile = semconv.profile()
+        self.metrics = Metrics(meter_provider, self.profile)
         tracer = trace.get_tracer("slm_adapters", _version(), tracer_provider=tracer_provider)
         self._start_span = tracer.start_span
 
@@ -172,6 +173,10 @@ class Recorder:
             parent = beside.context if beside is not None else parent
             span = suppression.quiet_span(parent)
             return OpenCall(self, span, parent, fields, messages, tools, attributes, scope, True)
+        if parent and self.profile.agents_have_provider and fields.get("provider"):
+            agent = suppression.innermost(parent)
+            if agent is not None and agent.operation == semconv.INVOKE_AGENT:
+                agent.attributes.setdefault(semconv.PROVIDER_NAME, fields["provider"])
         if self.hooks:
             attributes[semconv.CALL_ID] = fields["call_id"] = new_call_id()
         if (messages or rows) and self.content_on_spans:
@@ -220,6 +225,9 @@ class Recorder:
             span = suppression.quiet_span(context)
             return OpenSpan(self, span, context, operation, attributes, started, quiet=True)
         present = {key: value for key, value in attributes.items() if value is not None}
+        if operation == semconv.INVOKE_AGENT and self.profile.agents_have_provider:
+            # Required; which model an agent has shows at its first call, if not before.
+            present.setdefault(semconv.PROVIDER_NAME, "unknown")
         span = self._start_span(name, parent, kind, present, start_time=started)
         opened = OpenSpan(self, span, parent, operation, attributes, started)
         opened.context = suppression.inside(opened, parent)

@@ -51,6 +51,7 @@ USAGE_INPUT_TOKENS = "gen_ai.usage.input_tokens"
 USAGE_OUTPUT_TOKENS = "gen_ai.usage.output_tokens"
 USAGE_CACHE_READ_TOKENS = "gen_ai.usage.cache_read.input_tokens"
 USAGE_CACHE_WRITE_TOKENS = "gen_ai.usage.cache_write.input_tokens"
+USAGE_CACHE_CREATION_TOKENS = "gen_ai.usage.cache_creation.input_tokens"
 USAGE_REASONING_TOKENS = "gen_ai.usage.reasoning.output_tokens"
 
 # Content, opt-in
@@ -86,6 +87,8 @@ DEVICE = "slm_adapters.device"
 QUANTIZATION = "slm_adapters.quantization"
 DECODE_RATE = "slm_adapters.decode.tokens_per_second"
 QUEUE_TIME = "slm_adapters.queue.seconds"
+#: The way of writing tool calls that was found out for a local model.
+TOOL_FORMAT = "slm_adapters.tool_format"
 #: Probability of the reply's tokens: their geometric mean, and the least likely one's.
 CONFIDENCE = "slm_adapters.confidence"
 CONFIDENCE_LOWEST = "slm_adapters.confidence.lowest"
@@ -219,6 +222,7 @@ def answer_attributes(
     response_id: str | None,
     reasons: Sequence[str | None],
     counts: Counts | None,
+    used: Profile,
 ) -> dict[str, Any]:
     """What a finished call's span ends with; token details only when they are known."""
     attributes: dict[str, Any] = {}
@@ -236,7 +240,7 @@ def answer_attributes(
         if cached is not None:
             attributes[USAGE_CACHE_READ_TOKENS] = cached
         if written is not None:
-            attributes[USAGE_CACHE_WRITE_TOKENS] = written
+            attributes[used.cache_write] = written
         if reasoning is not None:
             attributes[USAGE_REASONING_TOKENS] = reasoning
     return attributes
@@ -320,11 +324,15 @@ class Profile:
 
     name: str
     metrics: Mapping[str, str]
+    #: What tokens written to a cache are called.
+    cache_write: str
+    #: Whether an agent in this process carries its model's provider.
+    agents_have_provider: bool
     #: Whether agents have a count of their model and tool calls.
-    counts_agent_calls: bool = False
+    counts_agent_calls: bool
 
 
-#: Default: what the official instrumentations emit today, so that dashboards match.
+#: Default: the last generation inside the main conventions, which today's dashboards read.
 PROFILE_1_41 = Profile(
     "1.41",
     {
@@ -333,6 +341,9 @@ PROFILE_1_41 = Profile(
         METRIC_PER_CHUNK: "gen_ai.client.operation.time_per_output_chunk",
         METRIC_TOKENS: "gen_ai.client.token.usage",
     },
+    cache_write=USAGE_CACHE_CREATION_TOKENS,
+    agents_have_provider=True,
+    counts_agent_calls=False,
 )
 PROFILE_LATEST = Profile(
     "latest",
@@ -341,6 +352,8 @@ PROFILE_LATEST = Profile(
         METRIC_FIRST_CHUNK: "gen_ai.client.inference.time_to_first_chunk",
         METRIC_PER_CHUNK: "gen_ai.client.inference.time_per_output_chunk",
     },
+    cache_write=USAGE_CACHE_WRITE_TOKENS,
+    agents_have_provider=False,
     counts_agent_calls=True,
 )
 

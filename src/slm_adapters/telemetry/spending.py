@@ -12,7 +12,7 @@ from typing import Any
 
 from ..calls import Usage
 
-__all__ = ["EnergyMeter", "Prices", "cost"]
+__all__ = ["EnergyMeter", "Prices", "Spent", "cost"]
 
 #: Model name, or the beginning of one -> US dollars per million input and output tokens and,
 #: if they are priced apart, cached input tokens.
@@ -32,6 +32,25 @@ def cost(prices: Prices, models: tuple[str | None, ...], usage: Usage | None) ->
             paid = (usage.input_tokens - cached) * price[0] + usage.output_tokens * price[1]
             return (paid + cached * price[-1]) / 1e6
     return None
+
+
+class Spent:
+    """Tokens of the calls inside a span; not ``exact`` when one of them had no counts."""
+
+    __slots__ = ("calls", "exact", "input", "output", "tools")
+
+    def __init__(self) -> None:
+        self.input = self.output = 0
+        #: What an agent did itself, without the agents it delegated to.
+        self.calls = self.tools = 0
+        self.exact = True
+
+    def add(self, usage: Usage | None) -> None:
+        if usage is None:
+            self.exact = False
+        else:
+            self.input += usage.input_tokens
+            self.output += usage.output_tokens
 
 
 def _price(prices: Prices, model: str) -> tuple[float, ...] | None:

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from .open_call import OpenCall, OpenSpan
 
 __all__ = [
-    "around", "call_in", "hushed", "inside", "is_inside", "is_silenced", "is_suppressed", "learned",
-    "quiet_span", "teach",
+    "around", "call_in", "hushed", "innermost", "inside", "is_inside", "is_silenced",
+    "is_suppressed", "learned", "quiet_span", "teach",
 ]  # fmt: skip
 
 #: Type-checked by its readers: the value is util-genai's ``InferenceData``.
@@ -99,10 +99,16 @@ def inside(opened: OpenSpan, parent: Context) -> Context:
     return Context(parent, **{_SPAN: opened.span, _OPEN: weakref.ref(opened)})
 
 
+def innermost(context: Context) -> OpenSpan | None:
+    """The innermost of our spans around here, if it still exists."""
+    opened: Any = context.get(_OPEN)
+    found: OpenSpan | None = opened() if opened is not None else None
+    return found
+
+
 def is_inside(context: Context, opened: OpenSpan) -> bool:
     """Whether ``opened`` is the innermost of our spans around here."""
-    innermost: Any = context.get(_OPEN)
-    return innermost is not None and innermost() is opened
+    return innermost(context) is opened
 
 
 def call_in(context: Context) -> OpenCall | None:

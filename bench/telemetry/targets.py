@@ -1,0 +1,369 @@
+"""What slm-adapters holds itself to, beside the floor and the best other integration of the run."""
+
+from __future__ import annotations
+
+import random
+import statistics as st
+
+OURS = "slm-adapters"
+FLOORS = ("floor-otel", "floor-handler", "floor-content")
+QUIET = ("none", "none-again", "noop-handler", "noop-inline")
+
+
+def render(R):
+    """The first table of a report: one row per target, judged by this run alone."""
+    rows = [row for make in ROWS for row in make(R)]
+    if not rows:
+        return ""
+    head = ("what", "target", OURS, "floor", "best other", "met")
+    met = [row[-1] for row in rows]
+    lines = ["### Targets\n", "| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    lines += ["| " + " | ".join(str(cell) for cell in row) + " |" for row in rows]
+    lines.append(
+        f"\n{met.count('yes')} of {len(met)} met. Times are added to the untraced call, median "
+        "(min…max) over rounds; ratios are of the medians, with min…max of the same round's. "
+        "*Best other*: the lowest median of the integrations that do this at all; what it gets "
+        "wrong is in the tables below.\n"
+    )
+    return "\n".join(lines)
+
+
+def versions(R):
+    """Every package measured, as its own environment reported it."""
+    by_package = {}
+    for targets in R["info"].values():
+        for info in targets.values():
+            for package, version in info.get("versions", {}).items():
+                by_package.setdefault(package, set()).add(version)
+    listed = ", ".join(f"{p} {' / '.join(sorted(v))}" for p, v in sorted(by_package.items()))
+    failed = [
+        f"{name} ({target}): {info['failed']}"
+        for name, targets in R["info"].items()
+        for target, info in targets.items()
+        if "failed" in info
+    ]
+    python = {i["python"] for t in R["info"].values() for i in t.values() if "python" in i}
+    text = f"Python {', '.join(sorted(python))}; {listed}.\n"
+    return text + ("Did not start: " + "; ".join(failed) + ".\n" if failed else "")
+
+
+# Cells
+
+
+def num(x, digits=0):
+    return f"{x:,.{digits}f}"
+
+
+def spread(s, digits=0, scale=1.0, unit=""):
+    if not s:
+        return "–"
+    low, high = num(s["min"] * scale, digits), num(s["max"] * scale, digits)
+    return f"{num(s['med'] * scale, digits)} ({low}…{high}){unit}"
+
+
+def yes(condition):
+    return "yes" if condition else "**no**"
+
+
+def best(rows, value, names):
+    """The other integration with the lowest value, as (name, value); None without any."""
+    found = [(value(rows[n]), n) for n in names if n in rows and value(rows[n]) is not None]
+    return min(found, default=None)
+
+
+def others(R, key):
+    """Integrations that are neither ours nor a floor nor a control, and make LLM spans."""
+    return [
+        n for n in R.get(key, {}) if not n.startswith(OURS) and n not in FLOORS and n not in QUIET
+    ]
+
+
+def median(x):
+    return (x.get("added") or {}).get("med")
+
+
+# Rows
+
+
+def against_floor(label, limit, get, ours, floor, rivals=None):
+    def make(R):
+        data = get(R)
+        if not data or not (data.get(ours) or {}).get("added"):
+            return
+        us, bare = data[ours], data[floor]
+        ratio = us["added"]["med"] / bare["added"]["med"]
+        each = [a / b for a, b in zip(us["rounds"], bare["rounds"], strict=False) if b > 0]
+        rival = best(data, median, rivals or others(R, "A_async"))
+        yield (
+            label,
+            f"at most {limit} x the floor",
+            f"{num(ratio, 2)} x ({num(min(each), 2)}…{num(max(each), 2)}): "
+            + spread(us["added"], unit=" µs"),
+            spread(bare["added"], unit=" µs"),
+            f"{rival[1]} {spread(data[rival[1]]['added'], unit=' µs')}" if rival else "–",
+            yes(ratio <= limit),
+        )
+
+    return make
+
+
+def at_most(label, limit, unit, get, *, scale=1.0, digits=0, floor=None, extra=None):
+    """A median that must not exceed ``limit``; ``extra(R)``: (also required, its words)."""
+
+    def make(R):
+        data = get(R)
+        if not data or not (data.get(OURS) or {}).get("added"):
+            return
+        us = data[OURS]
+        value = us["added"]["med"] * scale
+        also, words = extra(R) if extra else (True, "")
+        names = [n for n in data if n not in FLOORS + QUIET and not n.startswith(OURS)]
+        rival = best(data, median, names)
+        cell = lambda n: spread((data.get(n) or {}).get("added"), digits, scale, f" {unit}")  # noqa: E731
+        yield (
+            label,
+            f"at most {limit} {unit}",
+            cell(OURS) + (f"; {words}" if words else ""),
+            cell(floor) if floor else "–",
+            f"{rival[1]} {cell(rival[1])}" if rival else "–",
+            yes(value <= limit and also),
+        )
+
+    return make
+
+
+def as_rows(spreads):
+    """Plain spreads in the shape of the others."""
+    return {n: {"added": s} for n, s in (spreads or {}).items()}
+
+
+def agent_spans(R):
+    spans = R["C"][OURS]["spans"]
+    return spans == 4, f"{num(spans)} spans a run"
+
+
+def one_span(key):
+    def check(R):
+        spans = R[key][OURS]["spans"]
+        return spans == 1, f"{num(spans, 2)} spans a call"
+
+    return check
+
+
+def interval(diffs, times=2000):
+    """95 % bootstrap interval of a median."""
+    seeded = random.Random(0)
+    medians = sorted(st.median(seeded.choices(diffs, k=len(diffs))) for _ in range(times))
+    return medians[times // 40], medians[-times // 40]
+
+
+def kickoff(R):
+    data = R.get("D_paired") or {}
+    if not (data.get(OURS) or {}).get("diffs"):
+        return
+
+    def cell(name):
+        diffs = (data.get(name) or {}).get("diffs")
+        if not diffs:
+            return "–"
+        low, high = interval(diffs)
+        return (
+            f"{num(st.median(diffs), 2)} ms, 95 % {num(low, 2)}…{num(high, 2)} "
+            f"({num(min(diffs), 1)}…{num(max(diffs), 1)})"
+        )
+
+    names = [n for n in others(R, "D_paired") if data[n].get("diffs")]
+    rival = best(data, lambda x: st.median(x["diffs"]), names)
+    yield (
+        "CrewAI kickoff, 2 agents and 2 tasks, CPU (traced and untraced in one process)",
+        "at most 1.0 ms",
+        cell(OURS),
+        cell("floor-otel"),
+        f"{rival[1]} {cell(rival[1])}" if rival else "–",
+        yes(st.median(data[OURS]["diffs"]) <= 1.0),
+    )
+
+
+def crew_truth(R):
+    import report
+
+    shape, tree = (R.get(k, {}).get(OURS) for k in ("D_shape", "D_trees"))
+    if not shape or not tree or "error" in tree:
+        return
+    crew = shape["crew"]
+    llm = [x for x in crew["spans"] if report.is_llm(x)]
+    counted = sum("gen_ai.usage.input_tokens" in x["attributes"] for x in llm)
+    total, a, b = report.crew_usage(crew), tree["serial"], tree["threads"]
+    inside = not (a["detached"] or b["detached"])
+    wrong = b["wrong"] + b["orphans"]
+    ways = [tree[k] for k in ("akickoff", "kickoff_async")]
+    same = all("error" not in w and not w["wrong"] and not w["detached"] for w in ways)
+    totals = {n: report.crew_usage(R["D_shape"][n].get("crew")) for n in others(R, "D_shape")}
+    right = [n for n, t in totals.items() if t == "912"]
+    yield (
+        "the same kickoff: LLM spans with tokens; total of the run; in the caller's trace; "
+        "same tree for kickoff, kickoff_async, akickoff",
+        "2 of 2; 912; yes; yes",
+        f"{counted} of {len(llm)}; {total}; {'yes' if inside else 'no'}, {wrong} of "
+        f"{b['requests']} threaded trees wrong; {'yes' if same else 'no'}",
+        "–",
+        "right total: " + (", ".join(right) or "none"),
+        yes(counted == len(llm) == 2 and total == "912" and inside and not wrong and same),
+    )
+
+
+def wire(R):
+    data = R.get("wire") or {}
+    for ours, floor, limit in (
+        (OURS, "floor-handler", 600),
+        (f"{OURS}+content", "floor-content", 3900),
+    ):
+        if ours in data:
+            rivals = [n for n in others(R, "wire") if ("+content" in n) == ("+" in ours)]
+            rival = best(data, lambda x: x, rivals)
+            yield (
+                "bytes on the wire a call" + (", with content" if "+" in ours else ""),
+                f"at most {limit:,}",
+                num(data[ours]),
+                num(data.get(floor, float("nan"))),
+                f"{rival[1]} {num(rival[0])}" if rival else "–",
+                yes(data[ours] <= limit),
+            )
+
+
+_BAD = ("wrong", "orphans", "after_wrong", "detached", "never_ended", "contaminated")
+
+
+def concurrency(R):
+    data = R.get("F") or {}
+    if "threads" not in data.get(OURS, {}):
+        return
+
+    def faults(name):
+        x = data[name]
+        if "threads" not in x:
+            return None
+        lost = (640 - x["threads"]["llm_spans"]) + (200 - x["async"]["llm_spans"])
+        return lost + sum(x[way][key] for way in ("threads", "async") for key in _BAD)
+
+    def nested(name):
+        ways = [data[name][way]["inner_parent"] for way in ("threads", "async")]
+        return all(list(w) == ["chat canned-1"] for w in ways)
+
+    clean = [n for n in others(R, "F") if faults(n) == 0 and nested(n)]
+    yield (
+        "8 threads and 100 tasks: spans wrong, lost, orphaned, misparented, outside the trace; "
+        "a span made inside the model is under its chat span",
+        "0; yes",
+        f"{faults(OURS)}; {'yes' if nested(OURS) else 'no'}",
+        f"{faults('floor-handler')}; no" if "floor-handler" in data else "–",
+        ", ".join(clean) or "none",
+        yes(faults(OURS) == 0 and nested(OURS)),
+    )
+
+
+def failures(R):
+    data = R.get("G_err") or {}
+    ours = data.get(OURS)
+    if not ours or "error" in ours:
+        return
+
+    def open_ones(name):
+        if "error" in data[name]:
+            return None
+        return sum(max(x["never_ended"], 0) for x in data[name].values())
+
+    alive = sum(x["alive"] > 2 for x in ours.values())
+    failed = ("invoke raises", "stream raises at 5", "agent tool raises")
+    marked = all(ours[case]["error_type"] > 0 for case in failed)
+    clean = [n for n in others(R, "G_err") if open_ones(n) == 0]
+    yield (
+        f"{len(ours)} kinds of failure and cancellation: spans never ended; kinds that leave "
+        "live spans; error.type on what failed",
+        "0; 0; yes",
+        f"{open_ones(OURS)}; {alive}; {'yes' if marked else 'no'}",
+        f"{open_ones('floor-handler')} never ended" if "floor-handler" in data else "–",
+        "0 never ended: " + (", ".join(clean) or "none"),
+        yes(open_ones(OURS) == 0 and not alive and marked),
+    )
+
+
+def memory(R):
+    data = R.get("G_mem") or {}
+    if "rss_kb" not in data.get(OURS, {}):
+        return
+
+    def grown(x):
+        return x["rss_kb"] / 1024 if "rss_kb" in x else None
+
+    ours, rival = data[OURS], best(data, grown, others(R, "G_mem"))
+    kept, unsampled = ours["objects"], ours["unsampled_objects_per_call"]
+    yield (
+        f"{ours['n']:,} calls: growth; objects kept; objects a call kept when not sampled",
+        "under 1.5 MB; 0; 0",
+        f"{num(grown(ours), 1)} MB; {kept if kept > 1 else 0}; {num(abs(unsampled), 1)}",
+        f"{num(grown(data['floor-handler']), 1)} MB" if "floor-handler" in data else "–",
+        f"{rival[1]} {num(rival[0], 1)} MB" if rival else "–",
+        yes(grown(ours) < 1.5 and kept <= 1 and abs(unsampled) < 0.1),
+    )
+
+
+def imports(R):
+    data = (R.get("H") or {}).get("peers") or {}
+    for ours, host in ((OURS, "langchain"), (f"{OURS} (crewai)", "crewai")):
+        if ours in data:
+            same_host = [n for n, x in data.items() if x["host"] == host]
+            parts = ("opentelemetry-sdk", "otlp-http exporter")
+            rivals = [n for n in same_host if n != ours and n not in parts and not data[n]["rc"]]
+            rival = best(data, lambda x: x["best"], rivals)
+            yield (
+                f"import and construction beside {host}",
+                "at most 20 ms",
+                f"{num(data[ours]['best'])} ms",
+                "–",
+                f"{rival[1]} {num(rival[0])} ms" if rival else "–",
+                yes(data[ours]["best"] <= 20 and not data[ours]["rc"]),
+            )
+
+
+WITH_CONTENT = ("openinference", "openllmetry", "langfuse", "langsmith-otel", "logfire", "mlflow",
+                "openlit", "otel-genai+content")  # fmt: skip
+ROWS = (
+    against_floor(
+        "LangChain `invoke`", 1.25, lambda R: (R.get("A") or {}).get("noop"), OURS, "floor-handler"
+    ),
+    against_floor(
+        "LangChain `invoke`, with prompt and reply", 1.25,
+        lambda R: (R.get("A") or {}).get("noop"), f"{OURS}+content", "floor-content", WITH_CONTENT,
+    ),
+    at_most(
+        "LangChain `invoke`, not sampled", 40, "µs", lambda R: R.get("A_unsampled"),
+        floor="floor-handler",
+    ),
+    against_floor(
+        "LangChain `ainvoke`", 1.3, lambda R: R.get("A_async"), OURS, "floor-handler"
+    ),
+    at_most(
+        "streaming, a chunk, with the time to the first", 2.5, "µs",
+        lambda R: as_rows(R.get("B_chunk")), digits=2, floor="floor-handler",
+    ),
+    at_most(
+        "`create_agent` loop, one tool", 0.65, "ms", lambda R: R.get("C"), scale=1e-3, digits=2,
+        floor="floor-handler", extra=agent_spans,
+    ),
+    kickoff,
+    crew_truth,
+    at_most(
+        "`litellm.completion`", 150, "µs", lambda R: R.get("E"), floor="floor-otel",
+        extra=one_span("E"),
+    ),
+    at_most(
+        "`litellm.acompletion`", 150, "µs", lambda R: R.get("E_async"), floor="floor-otel",
+        extra=one_span("E_async"),
+    ),
+    wire,
+    concurrency,
+    failures,
+    memory,
+    imports,
+)  # fmt: skip

@@ -1,0 +1,194 @@
+"""A server's answer as it comes in: what may be shown now, and the whole account at the end.
+
+The same rules as for a local model: thinking is no content, stop strings never pass, what may be
+a tool call is held back and read by the same parsers, almost-JSON is repaired.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import uuid
+from typing import Any
+
+from ...calls import Message, Reply, ToolCall, Usage
+from ...errors import EmptyReplyError
+from ...telemetry import semconv
+from .. import tool_formats
+from ..engine import ChatRequest, Chunk, Completion, Timings
+from ..json_repair import only_json, read_json
+from ..reply_text import HoldBack, StopScanner, ThinkFilter
+from .request import is_forced, offered_tools, short_name
+
+__all__ = ["ReplyReader"]
+
+
+class ReplyReader:
+    """One answer. ``feed`` the server's objects; ``finish`` gives what was held back."""
+
+    def __init__(self, request: ChatRequest, *, thinking: bool = False) -> None:
+        offered = offered_tools(request)
+        self._schemas = {tool.name: tool.parameters for tool in offered}
+        kind = (request.response_format or {}).get("type", "text")
+        self._json_only = kind != "text"
+        self._forced = is_forced(request)
+        self._thoughts = ThinkFilter(thinking=thinking)
+        self._stops = StopScanner(request.stop)
+        self._held = HoldBack(tools=bool(offered), everything=self._json_only or self._forced)
+        self._calls: list[dict[str, str]] = []
+        self._shown: list[str] = []
+        self._written = self._thought = 0
+        self._logprobs: list[float] = []
+        self.model: str | None = None
+        self.reason: str | None = None
+        #: ``usage`` and llama.cpp's ``timings``, as the server sent them.
+        self.usage: dict[str, Any] = {}
+        self.timings: dict[str, Any] = {}
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a stop string ended the reply; what the server still writes is not wanted."""
+        return self._stops.stopped
+
+    def begin_thinking(self) -> None:
+        """The reply begins inside a thinking block that the prompt opened."""
+        self._thoughts = ThinkFilter(thinking=True)
+
+    def feed(self, data: dict[str, Any]) -> str:
+        """The text that one object of the answer makes visible."""
+        self.model = data.get("model") or self.model
+        self.usage = data.get("usage") or self.usage
+        self.timings = data.get("timings") or self.timings
+        visible = ""
+        for choice in (data.get("choices") or ())[:1]:
+            self.reason = choice.get("finish_reason") or self.reason
+            self._note_logprobs(choice.get("logprobs"))
+            visible = self._read(choice.get("delta") or choice.get("message") or {})
+        return visible
+
+    def _read(self, delta: dict[str, Any]) -> str:
+        for call in delta.get("tool_calls") or ():
+            self._add_call(call)
+        thought = delta.get("reasoning_content") or delta.get("reasoning")
+        self._thought += len(thought) if isinstance(thought, str) else 0
+        content = _text(delta.get("content"))
+        self._written += len(content)
+        piece = self._held.feed(self._stops.feed(self._thoughts.feed(content)))
+        if piece:
+            self._shown.append(piece)
+        return piece
+
+    def _add_call(self, delta: dict[str, Any]) -> None:
+        """Merge a piece of a call. Some servers give every call of a reply the index 0."""
+        function = delta.get("function") or {}
+        identifier, index = delta.get("id") or "", str(delta.get("index", len(self._calls)))
+        call = next((c for c in reversed(self._calls) if c["index"] == index), None)
+        if call is None or (identifier and call["id"] and identifier != call["id"]):
+            call = {"index": index, "id": "", "name": "", "arguments": ""}
+            self._calls.append(call)
+        call["id"] = call["id"] or identifier
+        call["name"] = call["name"] or function.get("name") or ""
+        arguments = function.get("arguments")
+        if arguments is not None and not isinstance(arguments, str):
+            arguments = json.dumps(arguments, ensure_ascii=False)
+        call["arguments"] += arguments or ""
+
+    def _note_logprobs(self, found: Any) -> None:
+        for token in (found or {}).get("content") or () if isinstance(found, dict) else ():
+            if isinstance(token.get("logprob"), int | float):
+                self._logprobs.append(float(token["logprob"]))
+
+    def finish(self) -> tuple[list[Chunk], Reply]:
+        """The chunks held back and the whole reply, which may be empty."""
+        tail = self._stops.feed(self._thoughts.flush()) + self._stops.flush()
+        undecided = self._held.feed(tail) + self._held.flush()
+        cut_off = self.reason == "length" and not self.stopped
+        calls, rest = self._server_calls(cut_off), undecided
+        if not calls:
+            parsed = tool_formats.read_calls(
+                undecided, self._schemas, cut_off=cut_off, schemas=self._schemas
+            )
+            calls, rest = parsed.calls, parsed.content
+        if self._json_only and not calls:
+            rest = only_json(rest)
+        if calls and not rest.strip():
+            rest = ""
+        text = "".join(self._shown) + rest
+        chunks = [Chunk(text=rest)] if rest else []
+        chunks += [Chunk(tool_call=call) for call in calls]
+        reason = "length" if cut_off else "tool_call" if calls else self._why_ended()
+        return chunks, Reply(Message("assistant", text or None, tool_calls=calls), reason)
+
+    def _why_ended(self) -> str:
+        reason = semconv.finish_reason(self.reason) or "stop"
+        # A server that counts a refused or forgotten call as one has still written text.
+        return "stop" if reason == "tool_call" or self.stopped else reason
+
+    def _server_calls(self, cut_off: bool) -> tuple[ToolCall, ...]:
+        return tuple(
+            ToolCall(
+                call["id"] or f"call_{uuid.uuid4().hex[:24]}",
+                call["name"],
+                # What the limit cut off must not be completed and run.
+                call["arguments"] if cut_off else _repaired(call["arguments"]),
+            )
+            for call in self._calls
+        )
+
+    def completion(
+        self, reply: Reply, model: str, prompt_tokens: int, timings: Timings
+    ) -> Completion:
+        """The account. ``prompt_tokens``: ours, for servers that tell none."""
+        facts: dict[str, str | int | float | bool] = {}
+        if self._logprobs:
+            facts[semconv.CONFIDENCE] = math.exp(sum(self._logprobs) / len(self._logprobs))
+            facts[semconv.CONFIDENCE_LOWEST] = math.exp(min(self._logprobs))
+        usage = self._usage(prompt_tokens)
+        return Completion(reply, usage, short_name(self.model or model), timings, facts)
+
+    def _usage(self, prompt_tokens: int) -> Usage:
+        told = self.usage
+        inputs, outputs = told.get("prompt_tokens"), told.get("completion_tokens")
+        if not isinstance(inputs, int) or not isinstance(outputs, int):
+            written = -(-(self._written + self._thought) // 4)
+            return Usage(prompt_tokens, written, source="estimated")
+        prompt, reply = (
+            told.get(f"{part}_tokens_details") or {} for part in ("prompt", "completion")
+        )
+        cached = prompt.get("cached_tokens", self.timings.get("cache_n"))
+        reasoning = reply.get("reasoning_tokens", told.get("reasoning_tokens"))
+        return Usage(inputs, outputs, cached_tokens=cached, reasoning_tokens=reasoning)
+
+    def why_empty(self, server: str) -> EmptyReplyError:
+        """The error for a reply without text or tool call."""
+        if self.stopped:
+            cause = "its reply began with a stop string"
+        elif self.reason == "length" and (self._thought or self._thoughts.thinking):
+            cause = "all tokens allowed went into thinking"
+        else:
+            cause = "it ended its reply at once"
+        return EmptyReplyError(
+            f"the model on {server} wrote nothing to show ({cause}): raise max_tokens, reword "
+            "the prompt, or give the model a fallback=."
+        )
+
+
+def _text(content: Any) -> str:
+    if isinstance(content, list):
+        return "".join(p.get("text") or "" for p in content if isinstance(p, dict))
+    return content if isinstance(content, str) else ""
+
+
+def _repaired(arguments: str) -> str:
+    """Arguments as JSON text; what cannot be read stays as it is, for the check to turn down."""
+    if not arguments.strip():
+        return "{}"
+    try:
+        json.loads(arguments)
+    except ValueError:
+        try:
+            value, end = read_json(arguments)
+        except ValueError:
+            return arguments
+        return arguments if arguments[end:].strip() else json.dumps(value, ensure_ascii=False)
+    return arguments

@@ -1,0 +1,62 @@
+"""Model servers that run on a plain CPU machine, started for tests: ``transformers serve``."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+@contextmanager
+def running(command: list[str], port: int, log: Path, path: str = "/health") -> Iterator[str]:
+    """The address of a server that ``command`` starts on ``port``, once it answers ``path``."""
+    base = f"http://127.0.0.1:{port}"
+    with log.open("w") as written:
+        process = subprocess.Popen(command, stdout=written, stderr=subprocess.STDOUT)
+    try:
+        deadline = time.monotonic() + 240
+        while not answers(base + path):
+            assert process.poll() is None, log.read_text()[-3000:]
+            assert time.monotonic() < deadline, log.read_text()[-3000:]
+            time.sleep(0.2)
+        yield base
+    finally:
+        process.terminate()
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait(10)
+
+
+def answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=2) as answer:
+            return bool(answer.status == 200)
+    except OSError:
+        return False
+
+
+@contextmanager
+def transformers_serve(folder: Path) -> Iterator[str]:
+    """The base URL of the transformers CLI's own server over the model in ``folder``."""
+    port = free_port()
+    command = [str(Path(sys.executable).parent / "transformers"), "serve", str(folder)]
+    command += ["--host", "127.0.0.1", "--port", str(port), "--device", "cpu"]
+    # It lists the hub's cache, and fails where there is none.
+    (folder.parent / "hub").mkdir(exist_ok=True)
+    os.environ.setdefault("HF_HUB_CACHE", str(folder.parent / "hub"))
+    with running(command, port, folder.parent / "serve.log") as base:
+        yield f"{base}/v1"

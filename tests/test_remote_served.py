@@ -1,0 +1,250 @@
+"""The same class on a real server: transformers' own, over real weights, in another process."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import json
+import pickle
+import time
+
+import litellm
+import pytest
+from crewai_cases import HostedLLM, crew, tool
+from langchain_core.messages import HumanMessage
+from langchain_core.tools import tool as langchain_tool
+from opentelemetry.trace import SpanKind
+from pydantic import BaseModel
+from real_servers import free_port, transformers_serve
+from tiny_models import teach, tiny_model
+
+import slm_adapters.litellm as slm
+from slm_adapters import errors
+from slm_adapters.calls import Message, Tool
+from slm_adapters.crewai import SLM, CallRecorder
+from slm_adapters.engine.chat_format import ChatFormat, shaped_messages
+from slm_adapters.engine.engine import ChatRequest, Chunk, Completion
+from slm_adapters.engine.loader import load_engine
+from slm_adapters.langchain import CallRecorder as LangChainRecorder
+from slm_adapters.langchain import ChatSLM
+from slm_adapters.testing import ScriptedModel
+
+CALL = '<tool_call>\n{"name": "look_up", "arguments": {"word": "cat"}}\n</tool_call>'
+SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
+JSON = {"type": "json_schema", "json_schema": {"name": "n", "schema": SCHEMA}}
+LOOK_UP = Tool(
+    "look_up",
+    "Look a word up.",
+    {"type": "object", "properties": {"word": {"type": "string"}}, "required": ["word"]},
+)
+QUESTION = (Message("user", "Where is my order?"),)
+ANSWER = "It should have been here on Monday."
+ENDLESS = (Message("user", "Please"),)
+
+
+@langchain_tool
+def look_up(word: str) -> str:
+    """Look a word up."""
+    return f"{word}: found"
+
+
+def crew_rows() -> list:
+    """What a crew with a tool asks, as the server's template reads it, and what to answer."""
+    from slm_adapters.calls import ToolCall
+
+    watched = ScriptedModel([ToolCall("c1", "look_up", '{"word": "cat"}'), "cat found"])
+    crew(SLM(watched), tools=[tool()]).kickoff()
+    texts = [CALL, "cat found"]
+    rows = []
+    for request, text in zip(watched.requests, texts, strict=True):
+        messages = shaped_messages(ChatFormat(), request.messages)
+        for call in (c for m in messages for c in m.get("tool_calls", ())):
+            call["function"]["arguments"] = json.loads(call["function"]["arguments"])
+        rows.append((messages, text))
+    return rows, [t.to_openai() for t in watched.requests[0].tools]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A tiny Llama taught a question, a schema and, with a crew's tool, a crew's two turns."""
+    place = tiny_model(tmp_path_factory.mktemp("served") / "tiny", window=4096)
+    with_schema = shaped_messages(ChatFormat(), QUESTION, (), JSON)
+    plain = [([m.to_openai() for m in QUESTION], ANSWER), (with_schema, '{"a": 1}')]
+    plain.append(([m.to_openai() for m in ENDLESS], "help me " * 150))
+    rows, tools = crew_rows()
+    return teach_both(place, plain, rows, tools)
+
+
+def teach_both(place, plain, rows, tools):
+    # One prompt without tools and one with them must both be known: teach takes one tool set.
+    import tiny_models
+
+    tokenizer = tiny_models.tiny_tokenizer()
+    rendered = [
+        ([{"role": "raw", "content": tokenizer.apply_chat_template(
+            messages, tools=tools, add_generation_prompt=True, tokenize=False)}], text)
+        for messages, text in rows
+    ]  # fmt: skip
+    raw = "{%- if messages[0].role == 'raw' %}{{- messages[0].content }}{%- else %}"
+    whole = raw + tiny_models.CHATML + "{%- endif %}"
+    tokenizer.chat_template = whole
+    tokenizer.save_pretrained(place)
+    teach(place, [*plain, *rendered], steps=500)
+    tokenizer.chat_template = tiny_models.CHATML
+    tokenizer.save_pretrained(place)
+    return place
+
+
+@pytest.fixture(scope="module")
+def server(folder):
+    with transformers_serve(folder) as base_url:
+        yield base_url
+
+
+def test_the_same_text_as_in_this_process_in_all_four_ways(folder, server) -> None:
+    """Greedy: byte for byte what the local engine writes, and the same counts."""
+    request = ChatRequest(QUESTION, max_tokens=40)
+    here = load_engine(folder, quantization="none", dtype="float32").complete(request)
+    engine = load_engine(str(folder), base_url=server)
+
+    async def in_tasks():
+        streamed = [event async for event in engine.astream(request)]
+        return await engine.acomplete(request), streamed[-1]
+
+    *pieces, last = list(engine.stream(request))
+    assert len(pieces) > 1
+    for there in (engine.complete(request), last, *asyncio.run(in_tasks())):
+        assert isinstance(there, Completion)
+        assert there.reply == here.reply
+        assert there.reply.message.text == ANSWER
+        assert there.usage.input_tokens == here.usage.input_tokens
+        assert (there.usage.source, there.model) == ("provider", "tiny@main")
+    assert (engine.name, engine.local) == ("tiny", False)
+
+
+def test_a_field_it_does_not_know_is_left_out(folder, server) -> None:
+    """It answers 422 to top_k, and drops response_format and tool_choice without a word."""
+    engine = load_engine(str(folder), base_url=server)
+    answer = engine.complete(ChatRequest(QUESTION, top_k=1, seed=3, max_tokens=40))
+    assert answer.reply.message.text == ANSWER
+    asked = ChatRequest(QUESTION, response_format=JSON, max_tokens=40)
+    assert json.loads(engine.complete(asked).reply.message.text) == {"a": 1}
+    forced = ChatRequest(QUESTION, (LOOK_UP,), tool_choice="required", max_tokens=4)
+    assert not engine.complete(forced).reply.message.tool_calls
+    assert engine.server.model(str(folder)).dialect.refused == {"top_k", "tool_choice"}
+
+
+def test_a_long_reply_is_given_up_within_a_step(folder, server) -> None:
+    """By the deadline, by a cancelled task and by closing the stream; the next call is served."""
+    engine = load_engine(str(folder), base_url=server)
+    endless = ChatRequest(ENDLESS, max_tokens=3000)
+    began = time.monotonic()
+    whole = engine.complete(endless).usage.output_tokens
+    needed = time.monotonic() - began
+    assert whole > 250
+    with pytest.raises(errors.DeadlineExceededError):
+        list(engine.stream(ChatRequest(ENDLESS, max_tokens=3000, timeout=needed / 4)))
+
+    async def give_up() -> float:
+        events = engine.astream(endless)
+        assert isinstance(await anext(events), Chunk)
+        began = time.monotonic()
+        await events.aclose()
+        return time.monotonic() - began
+
+    assert asyncio.run(give_up()) < 1
+    assert engine.complete(ChatRequest(QUESTION, max_tokens=40)).reply.message.text == ANSWER
+
+
+def test_overflow_with_a_tokenizer_of_our_own(folder, server) -> None:
+    """The server itself writes on past its window; with ``tokenizer=`` nothing is sent."""
+    engine = load_engine(str(folder), base_url=server, tokenizer=str(folder), context_window=200)
+    here = load_engine(folder, quantization="none", dtype="float32")
+    assert engine.count_tokens(QUESTION, (LOOK_UP,)) == here.count_tokens(QUESTION, (LOOK_UP,))
+    with pytest.raises(errors.ContextOverflowError, match=r"of tiny \(200 tokens\)"):
+        engine.complete(ChatRequest((Message("user", "please help me " * 80),)))
+
+
+def test_a_crew_calls_its_tool_on_the_server(folder, server, spans) -> None:
+    """Native tools, whose calls come back as text and are read here; CLIENT spans with the
+    server's address; copies and pickles work on."""
+    llm = SLM(str(folder), base_url=server, api_key="sk-secret", fallback=HostedLLM())
+    with CallRecorder(tracer_provider=spans.provider):
+        result = crew(llm, tools=[tool()]).kickoff()
+    assert result.raw == "cat found"
+    assert llm.fallback_count == 0
+    first, second = spans.named("chat tiny")
+    for span in (first, second):
+        assert span.kind is SpanKind.CLIENT
+        assert span.attributes["server.address"] == "127.0.0.1"
+        assert span.attributes["gen_ai.provider.name"] == "openai_compatible"
+    assert first.attributes["gen_ai.response.finish_reasons"] == ("tool_call",)
+    everything = "".join(span.to_json() for span in spans.all())
+    assert "sk-secret" not in everything + repr(llm) + str(llm.model_dump())
+    assert b"sk-secret" not in pickle.dumps(SLM(str(folder), base_url=server, api_key="sk-secret"))
+    assert copy.copy(llm).call("Where is my order?") == ANSWER
+    again = pickle.loads(pickle.dumps(SLM(str(folder), base_url=server)))
+    assert again.call("Where is my order?") == ANSWER
+
+
+def test_a_crews_context_window_is_the_servers(folder) -> None:
+    """Nobody there: the fallback's, and the call itself falls back."""
+    llm = SLM("m", base_url=f"http://127.0.0.1:{free_port()}/v1", fallback=HostedLLM())
+    assert crew(llm).kickoff().raw == "hosted answer"
+    assert llm.fallback_reasons == {"unreachable": 1}
+
+
+async def test_langchain_on_the_server(folder, server, spans) -> None:
+    """invoke, stream, tools and structure, with one CLIENT span each."""
+
+    class Number(BaseModel):
+        a: int
+
+    model = ChatSLM(str(folder), base_url=server, api_key="sk-secret", max_tokens=60)
+    recorder = LangChainRecorder(tracer_provider=spans.provider)
+    config = {"callbacks": [recorder]}
+    message = model.invoke("Where is my order?", config)
+    assert (message.content, message.usage_metadata["output_tokens"] > 1) == (ANSWER, True)
+    assert message.response_metadata["model_provider"] == "openai_compatible"
+    chunks = [chunk async for chunk in model.astream("Where is my order?", config)]
+    assert "".join(str(chunk.content) for chunk in chunks) == ANSWER
+    assert model.invoke([HumanMessage("Where is my order?")], response_format=JSON)
+    assert [span.kind for span in spans.named("chat tiny")] == [SpanKind.CLIENT] * 2
+    assert {span.attributes["server.address"] for span in spans.all()} == {"127.0.0.1"}
+    assert "sk-secret" not in repr(model) + str(model.dict()) + str(model._identifying_params)
+    assert b"sk-secret" not in pickle.dumps(model)
+    assert copy.deepcopy(model).invoke("Where is my order?").content == ANSWER
+
+
+def test_litellm_on_the_server(folder, server) -> None:
+    """``slm/...`` with api_base: plain, streamed, and typed errors where nobody is."""
+    litellm.suppress_debug_info = True
+    slm.register()
+    try:
+        ask = {
+            "model": f"slm/{folder}",
+            "messages": [{"role": "user", "content": QUESTION[0].text}],
+        }
+        answer = litellm.completion(**ask, api_base=server, api_key="sk-secret", max_tokens=40)
+        assert answer.choices[0].message.content == ANSWER
+        chunks = litellm.completion(**ask, api_base=server, stream=True, max_tokens=40)
+        assert "".join(c.choices[0].delta.content or "" for c in chunks) == ANSWER
+        nobody = f"http://127.0.0.1:{free_port()}/v1"
+        with pytest.raises(litellm.ServiceUnavailableError, match="no model server answers"):
+            litellm.completion(**ask, api_base=nobody)
+    finally:
+        slm.unregister()
+
+
+def test_a_server_that_reads_the_calls_itself(tmp_path) -> None:
+    """For Qwen's family it parses tool calls: the same result by the other way."""
+    place = tiny_model(tmp_path / "qwen", "qwen3", window=1024)
+    teach(place, {"look cat up": CALL}, tools=[LOOK_UP.to_openai()], steps=300)
+    with transformers_serve(place) as base_url:
+        engine = load_engine(str(place), base_url=base_url)
+        request = ChatRequest((Message("user", "look cat up"),), (LOOK_UP,), max_tokens=60)
+        for answer in (engine.complete(request), list(engine.stream(request))[-1]):
+            (found,) = answer.reply.message.tool_calls
+            assert (found.name, found.parsed()) == ("look_up", {"word": "cat"})
+            assert answer.reply.finish_reason == "tool_call"
+            assert "_tool_call_" in found.id

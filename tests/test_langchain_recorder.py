@@ -74,9 +74,9 @@ def test_a_call_is_one_client_span_with_exact_facts(spans, recorder, calls) -> N
 def test_t17_per_call_and_at_construction_is_one_span(spans, recorder, monkeypatch) -> None:
     """The same recorder passed twice, and inherited by a chain, counts a run once."""
     opened = []
-    real = recorder.recorder.open
+    real = recorder.recorder.begin
     monkeypatch.setattr(
-        recorder.recorder, "open", lambda **given: opened.append(1) or real(**given)
+        recorder.recorder, "begin", lambda *by, **given: opened.append(1) or real(*by, **given)
     )
     llm = traced(HostedChat(), recorder=recorder)
     (PROMPT | llm).invoke({"question": "q"}, using(recorder))
@@ -275,9 +275,16 @@ async def test_t20_timeouts_inside_a_long_lived_task(spans, recorder) -> None:
 
 async def test_t20_cancelled_inside_a_chain(spans, recorder) -> None:
     """The enclosing chain's end closes the model call within it."""
-    chain = PROMPT | HostedChat(delay_s=5) | StrOutputParser()
+    begun = asyncio.Event()
+
+    class Slow(HostedChat):
+        async def _agenerate(self, *args, **kwargs) -> ChatResult:
+            begun.set()
+            return await super()._agenerate(*args, **kwargs)
+
+    chain = PROMPT | Slow(delay_s=5) | StrOutputParser()
     task = asyncio.create_task(chain.ainvoke({"question": "q"}, using(recorder)))
-    await asyncio.sleep(0.02)
+    await begun.wait()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
@@ -438,7 +445,7 @@ def test_t34_failing_hooks_and_handlers_never_reach_the_user(spans, monkeypatch)
     recorder = CallRecorder(tracer_provider=spans.provider, hooks=[hook])
     assert HostedChat().invoke("q", using(recorder)).content == "a hosted answer"
     before = failure_counts().get("LangChain's on_chat_model_start", 0)
-    monkeypatch.setattr(recorder.recorder, "open", lambda **_: 1 / 0)
+    monkeypatch.setattr(recorder.recorder, "begin", lambda *_, **__: 1 / 0)
     assert HostedChat().invoke("q", using(recorder)).content == "a hosted answer"
     assert "".join(c.text for c in HostedChat().stream("q", using(recorder))) == "a hosted answer"
     assert failure_counts()["LangChain's on_chat_model_start"] == before + 2

@@ -21,7 +21,7 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON
 
 import slm_adapters.crewai
 import slm_adapters.litellm
-from slm_adapters._langchain import runs
+from slm_adapters._langchain import nesting, runs
 from slm_adapters._litellm import together
 from slm_adapters.langchain import CallRecorder
 
@@ -112,6 +112,7 @@ def test_soak_langchain(sampler) -> None:
     assert sum(made) == 10_000
     assert recorder.open_runs == 0
     assert not runs._first
+    assert not nesting.contexts
     assert blocks < 1000
     assert objects < 5
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
@@ -18,16 +17,17 @@ from langchain_core.messages import (
 from langchain_core.messages.ai import InputTokenDetails, OutputTokenDetails, UsageMetadata
 from langchain_core.messages.tool import ToolCall as LangChainToolCall
 from langchain_core.messages.tool import tool_call, tool_call_chunk
-from langchain_core.outputs import ChatGeneration, ChatResult, Generation, LLMResult
+from langchain_core.outputs import ChatGeneration, ChatResult
 
-from ..calls import Content, Message, Reply, Tool, ToolCall, Usage
+from ..calls import Content, Message, Tool, ToolCall, Usage
 from ..engine.engine import Completion, ToolChoice
 from ..telemetry import semconv
+from ..telemetry.content import Row
 
 __all__ = [
-    "LOCAL_PROVIDER", "ai_message", "bare_replies_from", "chat_result", "json_text",
-    "last_chunks", "marked", "messages_from", "params_from", "replies_from", "response_facts",
-    "text_chunk", "tool_choice_from", "tools_from", "usage_from",
+    "LOCAL_PROVIDER", "ai_message", "chat_result", "json_text", "last_chunks", "marked",
+    "message_from", "messages_from", "params_from", "row_of", "text_chunk", "tool_choice_from",
+    "tools_from",
 ]  # fmt: skip
 
 AIMessageT = TypeVar("AIMessageT", bound=AIMessage)
@@ -54,19 +54,23 @@ def messages_from(messages: Sequence[BaseMessage]) -> tuple[Message, ...]:
 
 def message_from(message: BaseMessage) -> Message:
     """One message; text-only content blocks become plain text."""
+    return Message(*row_of(message))
+
+
+def row_of(message: BaseMessage) -> Row:
+    """One message's plain values, see :func:`message_from`."""
     role = message.role if isinstance(message, ChatMessage) else message.type
-    return Message(
-        role=_ROLES.get(role, role),
-        content=_content(message.content),
-        tool_calls=_tool_calls(message) if isinstance(message, AIMessage) else (),
-        tool_call_id=message.tool_call_id if isinstance(message, ToolMessage) else None,
-        name=message.name,
+    said = message.content
+    return (
+        _ROLES.get(role, role),
+        said if isinstance(said, str) else _content(said),
+        _tool_calls(message) if isinstance(message, AIMessage) else (),
+        message.tool_call_id if isinstance(message, ToolMessage) else None,
+        message.name,
     )
 
 
-def _content(content: str | list[Any]) -> Content:
-    if isinstance(content, str):
-        return content
+def _content(content: list[Any]) -> Content:
     parts: list[dict[str, Any]] = []
     for block in content:
         part = {"type": "text", "text": block} if isinstance(block, str) else dict(block)
@@ -78,6 +82,8 @@ def _content(content: str | list[Any]) -> Content:
 
 
 def _tool_calls(message: AIMessage) -> tuple[ToolCall, ...]:
+    if not (message.tool_calls or message.invalid_tool_calls):
+        return ()
     good = [
         ToolCall(call["id"] or "", call["name"], json.dumps(call["args"], ensure_ascii=False))
         for call in message.tool_calls
@@ -122,89 +128,6 @@ def tool_choice_from(choice: Any) -> ToolChoice:
         name = function.get("name") if isinstance(function, Mapping) else choice.get("name")
         return str(name or tool_choice_from(choice.get("type")))
     return str(choice)
-
-
-def replies_from(result: LLMResult) -> tuple[Reply, ...]:
-    """One reply per choice."""
-    return tuple(_reply(choice) for choices in result.generations for choice in choices)
-
-
-def _reply(choice: Any) -> Reply:
-    return Reply(_reply_message(choice), _finish_reason(choice))
-
-
-def _reply_message(choice: Generation) -> Message:
-    if isinstance(choice, ChatGeneration):
-        return message_from(choice.message)
-    return Message("assistant", choice.text)
-
-
-def _finish_reason(choice: Generation) -> str | None:
-    message = choice.message if isinstance(choice, ChatGeneration) else None
-    for facts in (choice.generation_info, getattr(message, "response_metadata", None)):
-        if facts:
-            reason = (
-                facts.get("finish_reason") or facts.get("stop_reason") or facts.get("done_reason")
-            )
-            if reason:
-                return semconv.finish_reason(reason)
-    return semconv.finish_reason(None, has_tool_calls=bool(getattr(message, "tool_calls", None)))
-
-
-def bare_replies_from(result: LLMResult) -> tuple[Reply, ...]:
-    """Finish reasons only, for when nobody reads the text."""
-    reasons = [_finish_reason(choice) for choices in result.generations for choice in choices]
-    return tuple(_bare_reply(reason) for reason in reasons)
-
-
-@functools.lru_cache(maxsize=64)
-def _bare_reply(reason: str | None) -> Reply:
-    return Reply(Message("assistant"), reason)
-
-
-def usage_from(result: LLMResult) -> Usage | None:
-    """The token counts the provider reported; ``None`` rather than invented zeros."""
-    for choices in result.generations:
-        for choice in choices:
-            counts = getattr(getattr(choice, "message", None), "usage_metadata", None)
-            if counts:
-                return _usage(counts)
-    output = result.llm_output or {}
-    return _openai_usage(output.get("token_usage") or output.get("usage"))
-
-
-def _usage(counts: UsageMetadata) -> Usage:
-    return Usage(
-        counts["input_tokens"],
-        counts["output_tokens"],
-        cached_tokens=(counts.get("input_token_details") or {}).get("cache_read"),
-        cache_write_tokens=(counts.get("input_token_details") or {}).get("cache_creation"),
-        reasoning_tokens=(counts.get("output_token_details") or {}).get("reasoning"),
-    )
-
-
-def _openai_usage(counts: Any) -> Usage | None:
-    if not isinstance(counts, Mapping):
-        return None
-    inputs = counts.get("prompt_tokens", counts.get("input_tokens"))
-    outputs = counts.get("completion_tokens", counts.get("output_tokens"))
-    if not isinstance(inputs, int) or not isinstance(outputs, int):
-        return None
-    return Usage(inputs, outputs)
-
-
-def response_facts(result: LLMResult) -> tuple[str | None, str | None]:
-    """Model and id as the provider reported them."""
-    output = result.llm_output or {}
-    choice = result.generations[0][0] if result.generations and result.generations[0] else None
-    message = getattr(choice, "message", None)
-    facts = getattr(message, "response_metadata", None) or {}
-    model = facts.get("model_name") or facts.get("model") or output.get("model_name")
-    identifier = facts.get("id") or getattr(message, "id", None) or output.get("id")
-    # Ids LangChain made up itself are no response ids.
-    if not isinstance(identifier, str) or identifier.startswith(("run-", "lc_run-")):
-        identifier = None
-    return (model if isinstance(model, str) else None), identifier
 
 
 def ai_message(completion: Completion) -> AIMessage:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 from uuid import UUID
@@ -11,24 +10,27 @@ from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.messages import BaseMessage
 from langchain_core.outputs import LLMResult
 from opentelemetry._logs import LoggerProvider
-from opentelemetry.context import Context
 from opentelemetry.metrics import MeterProvider
 from opentelemetry.trace import TracerProvider
 
 from ..calls import Message, Usage
 from ..store.opening import StoreLike, open_store
 from ..telemetry import semconv
-from ..telemetry.content import Redact
+from ..telemetry.content import Redact, Row
 from ..telemetry.harmless import harmless, note_failure
 from ..telemetry.recorder import CallHook, CompletionHook, OpenCall, Recorder
 from ..telemetry.spending import Prices
-from . import convert, nesting, pending, spent
+from . import answers, convert, nesting, pending, spent
 from .convert import LOCAL_PROVIDER
 from .endings import end_lost, end_with, gives_up, is_closed
+from .plans import Plan, Plans
 from .runs import Run, Runs
-from .spans import graph_span, model_facts, role_of, tool_attributes
+from .spans import OF_GRAPHS, conversation_of, graph_span, role_of, tool_attributes
 
 __all__ = ["CallRecorder"]
+
+#: A fallback's call, inside the call it is for, has counted for itself.
+_COUNTED: semconv.Counts = (0, 0, None, None, None)
 
 
 class CallRecorder(BaseCallbackHandler):
@@ -67,14 +69,15 @@ class CallRecorder(BaseCallbackHandler):
             prices=prices,
             energy=energy,
         )
-        self._runs = Runs(end_lost, tracer_provider)
+        self._runs, self._plans = Runs(end_lost, tracer_provider), Plans()
         nesting.keep_while(self)
 
     @classmethod
     def over(cls, recorder: Recorder) -> CallRecorder:
         """Callbacks that feed an existing ``Recorder``."""
         made = cls.__new__(cls)
-        made.recorder, made._runs = recorder, Runs(end_lost, recorder.tracer_provider)
+        made.recorder, made._plans = recorder, Plans()
+        made._runs = Runs(end_lost, recorder.tracer_provider)
         return made
 
     @property
@@ -86,11 +89,6 @@ class CallRecorder(BaseCallbackHandler):
         """The open call of this model run."""
         run = self._runs.get(run_id)
         return run.span if run is not None and isinstance(run.span, OpenCall) else None
-
-    def context_of(self, run_id: UUID) -> Context | None:
-        """The OpenTelemetry context inside this run, if it has a span."""
-        run = self._runs.get(run_id)
-        return run.span.context if run is not None and run.span is not None else None
 
     def given_up(self, run_id: UUID, error: BaseException) -> None:
         """A model call was cancelled; LangChain itself tells nobody."""
@@ -112,6 +110,7 @@ class CallRecorder(BaseCallbackHandler):
         run_id: UUID,
         parent_run_id: UUID | None = None,
         metadata: dict[str, Any] | None = None,
+        invocation_params: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         # Not the decorator: this and ``on_llm_end`` are what every call pays.
@@ -119,10 +118,18 @@ class CallRecorder(BaseCallbackHandler):
             run = self._runs.start(run_id, parent_run_id, None, metadata)
             if run is None:
                 return
-            said = convert.messages_from(messages[0]) if self.recorder.wants_content else ()
-            call = self._open(run, semconv.CHAT, serialized, said, kwargs)
-            if (kwargs.get("invocation_params") or {}).get("_type") == LOCAL_PROVIDER:
-                pending.announce(run_id, call, kwargs.get("invocation_params"))
+            recorder, params = self.recorder, invocation_params or {}
+            plan = self._plans.plan(semconv.CHAT, serialized, params, run.metadata)
+            kept = recorder.keeps_calls
+            said: Sequence[Message] = ()
+            rows: Sequence[Row] = ()
+            if kept:
+                said = convert.messages_from(messages[0]) if recorder.wants_content else ()
+            elif recorder.content_on_spans:
+                rows = [convert.row_of(message) for message in messages[0]]
+            call = self._open(run, plan, params, kept, said, rows)
+            if plan.is_ours:
+                pending.announce(run_id, call, invocation_params)
         except Exception as error:
             note_failure("LangChain's on_chat_model_start", error)
 
@@ -135,47 +142,52 @@ class CallRecorder(BaseCallbackHandler):
         run_id: UUID,
         parent_run_id: UUID | None = None,
         metadata: dict[str, Any] | None = None,
+        invocation_params: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         run = self._runs.start(run_id, parent_run_id, None, metadata)
         if run is None:
             return
-        said = [Message("user", prompt) for prompt in prompts]
-        self._open(run, semconv.TEXT_COMPLETION, serialized, said, kwargs)
+        params = invocation_params or {}
+        plan = self._plans.plan(semconv.TEXT_COMPLETION, serialized, params, run.metadata)
+        wanted = prompts if self.recorder.wants_content else ()
+        said = [Message("user", prompt) for prompt in wanted]
+        self._open(run, plan, params, self.recorder.keeps_calls, said)
 
     def _open(
         self,
         run: Run,
-        operation: str,
-        serialized: Mapping[str, Any] | None,
-        messages: Sequence[Message],
-        kwargs: Mapping[str, Any],
+        plan: Plan,
+        params: Mapping[str, Any],
+        kept: bool,
+        messages: Sequence[Message] = (),
+        rows: Sequence[Row] = (),
     ) -> OpenCall:
-        params: Mapping[str, Any] = kwargs.get("invocation_params") or {}
-        model, provider = model_facts(serialized, params, run.metadata)
-        response_format = params.get("response_format")
-        call = self.recorder.open(
-            messages=messages,
-            tools=convert.tools_from(params) if messages else (),
-            parent=run.parent_context(),
-            in_process=provider == LOCAL_PROVIDER,
-            beside=run.leader.span if run.leader is not None else None,
-            framework="langchain",
-            operation=operation,
-            provider=provider,
-            model=model,
-            params=convert.params_from(params),
-            response_format=response_format if isinstance(response_format, dict) else None,
-            started_ns=run.started_ns,
-            role=role_of(run),
-            run_id=run.root_id,
+        fields, attributes = plan.fields.copy(), plan.attributes.copy()
+        fields["started_ns"] = run.started_ns
+        # A call on its own belongs to no run that a span could name.
+        if run.parent is not None or run.unseen_parent is not None:
+            fields["run_id"] = attributes[semconv.RUN_ID] = run.root_id
+        elif kept or plan.is_ours:
+            fields["run_id"] = run.root_id
+        in_graph = not OF_GRAPHS.isdisjoint(run.metadata)
+        if in_graph and (role := role_of(run)):
+            fields["role"] = attributes[semconv.ROLE] = role
+        run.span = call = self.recorder.begin(
+            fields,
+            attributes,
+            plan.name,
+            plan.kind,
+            messages,
+            rows,
+            convert.tools_from(params) if messages or rows else (),
+            run.context if run.parent is None else run.parent_context(),
+            run.leader.span if run.leader is not None else None,
         )
-        conversation = run.metadata.get("thread_id")
-        if conversation:
-            call.attributes[semconv.CONVERSATION_ID] = str(conversation)
-        run.span = call
-        guard = nesting.entered(call)
-        if guard is not None:
+        nesting.contexts.setdefault(run.key, call.context)
+        if in_graph and (conversation := conversation_of(run)):
+            call.attributes[semconv.CONVERSATION_ID] = conversation
+        if nesting.guard_here() is not None and (guard := nesting.entered(call)) is not None:
             run.answers(guard)
         return call
 
@@ -211,32 +223,50 @@ class CallRecorder(BaseCallbackHandler):
             run.chunks_done = not call.wants_chunks
 
     def on_llm_end(self, response: LLMResult, *, run_id: UUID, **kwargs: Any) -> None:
+        run: Any = None
+        call: Any = None
         try:
             run = self._runs.end(run_id)
-            if run is not None and isinstance(call := run.span, OpenCall):
-                usage = self._finish(call, response)
-                if run.parent is not None:
-                    spent.called(run, usage)
+            if run is None or not isinstance(call := run.span, OpenCall):
+                return
+            counts = None
+            if not call.is_span_only:
+                counts = self._finish(call, response)
+            elif call.span.is_recording():
+                counts = self._finish_span(call, response)
+            else:
+                call.finish_span(None)
+            if run.parent is not None:
+                spent.called(run, Usage(*counts) if counts is not None else None)
         except Exception as error:
             note_failure("LangChain's on_llm_end", error)
+            if isinstance(call, OpenCall):
+                call.finish()  # an answer nobody can read is an end too
+                spent.called(run, None)
 
-    def _finish(self, call: OpenCall, response: LLMResult) -> Usage | None:
-        """End the call; return what it counts for the graphs around it."""
-        wanted = self.recorder.wants_content
-        if not (wanted or call.span.is_recording() or self.recorder.metrics.enabled):
-            call.finish()  # nobody reads any of it
-            return None
-        replies = (convert.replies_from if wanted else convert.bare_replies_from)(response)
-        usage = convert.usage_from(response)
+    def _finish_span(self, call: OpenCall, response: LLMResult) -> semconv.Counts | None:
+        """End a call whose span is all that is read; return its tokens for the graphs around."""
+        model, response_id, reasons, counts = answers.facts_from(response)
         if semconv.FALLBACK_REASON in call.attributes:
-            # Another model's tokens: they are on its own span.
-            usage = None
-        elif usage is not None and call.fields["provider"] == LOCAL_PROVIDER:
-            usage = dataclasses.replace(usage, source="tokenizer")
-        model, response_id = convert.response_facts(response)
+            counts = None  # another model's tokens: they are on its own span
+        used = self.recorder.profile
+        ended = semconv.answer_attributes(model, response_id, reasons, counts, used)
+        if self.recorder.content_on_spans:
+            ended[semconv.OUTPUT_MESSAGES] = answers.output_json(response)
+        call.finish_span(ended)
+        return counts if semconv.FALLBACK_REASON not in call.attributes else _COUNTED
+
+    def _finish(self, call: OpenCall, response: LLMResult) -> semconv.Counts | None:
+        """The same for a call whose record somebody keeps."""
+        model, response_id, _, counts = answers.facts_from(response)
+        fell_back = semconv.FALLBACK_REASON in call.attributes
+        usage = None
+        if counts is not None and not fell_back:
+            local = call.fields["provider"] == LOCAL_PROVIDER
+            usage = Usage(*counts, "tokenizer" if local else "provider")
+        replies = answers.replies_from(response)
         call.finish(replies, usage, response_model=model, response_id=response_id)
-        # A fallback's call, inside this one, has counted for itself.
-        return Usage(0, 0) if semconv.FALLBACK_REASON in call.attributes else usage
+        return _COUNTED if fell_back else counts
 
     @harmless("LangChain's on_llm_error")
     def on_llm_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
@@ -245,7 +275,7 @@ class CallRecorder(BaseCallbackHandler):
             return
         if is_closed(run, error):
             partial = kwargs.get("response")
-            usage = convert.usage_from(partial) if partial is not None else None
+            usage = answers.usage_from(partial) if partial is not None else None
             spent.called(run, usage)
             call.abandon(usage)
         else:

@@ -27,13 +27,11 @@ from ..telemetry.current import get_context, set_context
 from ..telemetry.harmless import warn_once
 from ..telemetry.recorder import OpenSpan
 
-__all__ = ["Guard", "Listener", "entered", "keep_while"]
+__all__ = ["Guard", "Listener", "contexts", "entered", "keep_while"]
 
 
 class Listener(Protocol):
     """What is asked of a handler among LangChain's."""
-
-    def context_of(self, run_id: Any) -> Context | None: ...
 
     def given_up(self, run_id: Any, error: BaseException) -> None: ...
 
@@ -71,7 +69,14 @@ _OTHERS: dict[Any, tuple[str, ...]] = {
     BaseRetriever: (semconv.RETRIEVAL,),
 }
 
+#: The open runs' contexts, by run id: of several recorders, the first one's.
+contexts: dict[int, Context] = {}
+
 _guard: ContextVar[Guard | None] = ContextVar("slm_adapters_guard", default=None)
+
+
+#: The guarded step around the running code, or ``None``.
+guard_here = _guard.get
 
 
 def entered(span: OpenSpan) -> Guard | None:
@@ -90,29 +95,22 @@ def entered(span: OpenSpan) -> Guard | None:
 
 
 def _listeners(run_manager: Any) -> list[Listener]:
-    handlers = run_manager.handlers if run_manager is not None else ()
-    return [handler for handler in handlers if hasattr(handler, "context_of")]
+    return [handler for handler in run_manager.handlers if hasattr(handler, "given_up")]
 
 
 def _inside(run_manager: Any) -> Context | None:
-    """The context of the first recorder's span for this run."""
-    if run_manager is None:
-        return None
-    for handler in run_manager.handlers:
-        if hasattr(handler, "context_of"):
-            context: Context | None = handler.context_of(run_manager.run_id)
-            if context is not None:
-                return context
-    return None
+    return contexts.get(run_manager.run_id.int) if run_manager is not None else None
 
 
 # One step: the run is known, or it becomes known while the step runs
 
 
-def _known(original: Any, manager_of: Callable[..., Any]) -> Any:
+def _known(original: Any, manager_of: Callable[..., Any] | None = None) -> Any:
     @functools.wraps(original)
     def wrapped(self: Any, *args: Any, **kwargs: Any) -> Any:
-        inside = _inside(manager_of(args, kwargs))
+        manager: Any = manager_of(args, kwargs) if manager_of else kwargs.get("run_manager")
+        # Not _inside(): every call of a model comes by here.
+        inside = contexts.get(manager.run_id.int) if manager is not None else None
         if inside is None:
             return original(self, *args, **kwargs)
         outer = get_context()
@@ -125,11 +123,11 @@ def _known(original: Any, manager_of: Callable[..., Any]) -> Any:
     return wrapped
 
 
-def _aknown(original: Any, manager_of: Callable[..., Any]) -> Any:
+def _aknown(original: Any, manager_of: Callable[..., Any] | None = None) -> Any:
     @functools.wraps(original)
     async def wrapped(self: Any, *args: Any, **kwargs: Any) -> Any:
-        manager = manager_of(args, kwargs)
-        inside = _inside(manager)
+        manager: Any = manager_of(args, kwargs) if manager_of else kwargs.get("run_manager")
+        inside = contexts.get(manager.run_id.int) if manager is not None else None
         if inside is None:
             return await original(self, *args, **kwargs)
         outer = get_context()
@@ -336,18 +334,14 @@ def _let_go(guard: Guard, loop: asyncio.AbstractEventLoop, ticks: int) -> None:
 # Wrapping and unwrapping
 
 
-def _by_keyword(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    return kwargs.get("run_manager")
-
-
 def _first_of_many(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     managers = args[2] if len(args) > 2 else kwargs.get("run_managers")
     return managers[0] if managers else None
 
 
 _PLACES: list[tuple[type[Any], str, Callable[[Any], Any]]] = [
-    (BaseChatModel, "_generate_with_cache", lambda f: _known(f, _by_keyword)),
-    (BaseChatModel, "_agenerate_with_cache", lambda f: _aknown(f, _by_keyword)),
+    (BaseChatModel, "_generate_with_cache", _known),
+    (BaseChatModel, "_agenerate_with_cache", _aknown),
     (BaseChatModel, "stream", _stream),
     (BaseChatModel, "astream", _astream),
     (BaseChatModel, "_iter_v2_events", _events),

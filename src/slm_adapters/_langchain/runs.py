@@ -16,14 +16,14 @@ from ..telemetry.current import get_context
 from ..telemetry.lifetimes import Lifetimes
 from ..telemetry.recorder import OpenSpan
 from ..telemetry.spending import Spent
-from .nesting import Guard
+from .nesting import Guard, contexts
 
 __all__ = ["Run", "Runs"]
 
 _LIMIT = 10_000
 
-#: The recorders of this process.
-_everyone: weakref.WeakSet[Runs] = weakref.WeakSet()
+#: The recorders of this process. Not a ``WeakSet``: every run asks how many there are.
+_everyone: set[weakref.ref[Runs]] = set()
 #: Per run and tracer provider, the recorder's run that came first.
 _first: dict[tuple[int, int], Run] = {}
 
@@ -31,33 +31,48 @@ _first: dict[tuple[int, int], Run] = {}
 class Run:
     """One open LangChain run; most of them make no span."""
 
-    __slots__ = (
-        "__weakref__", "chunks_done",
-        "chunks_from", "context", "guard", "key", "leader", "metadata", "name", "owner", "parent",
-        "root_id", "span", "spent", "started_ns", "table",
-    )  # fmt: skip
+    # Class attributes, not slots: most of these stay as they are.
+    span: OpenSpan | None = None
+    #: A graph's sums of what runs inside it.
+    spent: Spent | None = None
+    owner: object | None = None
+    #: Where the outermost run began; inner ones inherit from it.
+    context: Context | None = None
+    #: The run around this one, if that was not reported to us. As a number: ids tell by dying
+    #: that their run is lost.
+    unseen_parent: int | None = None
+    _root_id: str | None = None
+    #: The same run in another recorder on the same provider, which heard of it first.
+    leader: Run | None = None
+    #: The run and the provider, if other recorders may hear of it too.
+    shared: tuple[int, int] | None = None
+    #: Which callback reports this run's chunks, once one did.
+    chunks_from: str | None = None
+    chunks_done = False
+    #: The stream this run answers, if it does.
+    guard: Guard | None = None
 
     def __init__(
-        self, table: Runs, parent: Run | None, name: str | None, metadata: Mapping[str, Any]
+        self,
+        table: Runs,
+        key: int,
+        parent: Run | None,
+        name: str | None,
+        metadata: Mapping[str, Any],
     ) -> None:
-        self.table = table
+        self.table, self.key = table, key
         self.parent, self.name, self.metadata = parent, name, metadata
-        self.span: OpenSpan | None = None
-        #: A graph's sums of what runs inside it.
-        self.spent: Spent | None = None
         self.started_ns = time.time_ns()
-        self.owner: object | None = None
-        #: Where the outermost run began; inner ones inherit from it.
-        self.context: Context | None = None
-        self.root_id = ""
-        #: The same run in another recorder on the same provider, which heard of it first.
-        self.leader: Run | None = None
-        self.key: tuple[int, int] = (0, 0)
-        #: Which callback reports this run's chunks, once one did.
-        self.chunks_from: str | None = None
-        self.chunks_done = False
-        #: The stream this run answers, if it does.
-        self.guard: Guard | None = None
+
+    @property
+    def root_id(self) -> str:
+        """The id of the outermost run, which all inside it share."""
+        if self._root_id is None:
+            if self.parent is not None:
+                self._root_id = self.parent.root_id
+            else:
+                self._root_id = str(UUID(int=self.unseen_parent or self.key))
+        return self._root_id
 
     def answers(self, guard: Guard) -> None:
         """This run is the step ``guard`` stands for; weak, as streams outlive their runs."""
@@ -116,7 +131,7 @@ class Runs:
         self.live: dict[int, Run] = {}
         self._on_lost = on_lost
         self._lifetimes = Lifetimes(self._end_lost)
-        _everyone.add(self)
+        _everyone.add(weakref.ref(self, _everyone.discard))
 
     def __len__(self) -> int:
         self.settle()
@@ -140,16 +155,15 @@ class Runs:
         if key in live:
             return None
         parent = live.get(parent_id.int) if parent_id is not None else None
-        run = Run(self, parent, name, metadata or {})
+        run = Run(self, key, parent, name, metadata or {})
         if parent is None:
             run.context = get_context()
-            run.root_id = str(parent_id or run_id)
-        else:
-            run.root_id = parent.root_id
+            if parent_id is not None:
+                run.unseen_parent = parent_id.int
         # Alone, nobody else can have heard of a run: handlers are chosen when it starts.
-        run.key = (key, self._provider)
         if len(_everyone) > 1:
-            first = _first.setdefault(run.key, run)
+            run.shared = (key, self._provider)
+            first = _first.setdefault(run.shared, run)
             if first is not run:
                 run.leader = first
         run.owner = self._lifetimes.watch(run_id, key)
@@ -171,8 +185,7 @@ class Runs:
 
     def lose(self, run: Run, when_ns: int, error: BaseException | None) -> None:
         """End ``run`` if it is still open: nobody else will."""
-        key = run.key[0]
-        if self.live.get(key) is run and self._take(key) is run:
+        if self.live.get(run.key) is run and self._take(run.key) is run:
             self._on_lost(run, when_ns, error)
 
     def settle(self) -> None:
@@ -192,8 +205,9 @@ class Runs:
 
     def _take(self, key: int) -> Run | None:
         run = self.live.pop(key, None)
-        if run is not None and _first.get(run.key) is run:
-            _first.pop(run.key, None)
+        contexts.pop(key, None)
+        if run is not None and run.shared is not None and _first.get(run.shared) is run:
+            _first.pop(run.shared, None)
         return run
 
     def _evict(self) -> None:

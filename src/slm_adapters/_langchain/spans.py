@@ -10,11 +10,16 @@ from ..telemetry import semconv
 from ..telemetry.recorder import Recorder
 from .runs import Run
 
-__all__ = ["conversation_of", "graph_span", "model_facts", "role_of", "tool_attributes"]
+__all__ = [
+    "OF_GRAPHS", "conversation_of", "graph_span", "model_facts", "role_of", "tool_attributes",
+]  # fmt: skip
 
 _AGENT = "langchain_create_agent"
 #: Node names LangChain's own agents use; they say nothing about the role.
 _GENERIC_NODES = {"model", "agent", "call_model"}
+
+#: The metadata that says where in a graph, or in which conversation, a run is.
+OF_GRAPHS = frozenset(("lc_agent_name", "langgraph_node", "thread_id"))
 
 _MODEL_KEYS = ("model", "model_name", "model_id", "deployment_name")
 

@@ -17,7 +17,7 @@ from ..engine.engine import Completion
 from ..routing.span_facts import span_facts
 from ..telemetry import semconv
 from ..telemetry.recorder import OpenCall, as_current_call, default_recorder
-from . import convert, pending
+from . import answers, pending
 from .handler import CallRecorder
 
 __all__ = ["Turn", "open_turn"]
@@ -88,8 +88,8 @@ class Turn:
         """The fallback answered; its tokens are on its own span."""
         if self.ours and message is not None:
             result = LLMResult(generations=[[ChatGeneration(message=message)]])
-            model, _ = convert.response_facts(result)
-            self.calls[0].finish(convert.replies_from(result), response_model=model)
+            model = answers.facts_from(result)[0]
+            self.calls[0].finish(answers.replies_from(result), response_model=model)
 
     def falls_back(self, reason: str, model: str) -> None:
         """Say on the span why the fallback was asked."""

@@ -10,9 +10,9 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
-from ..calls import Message, Reply, Tool, ToolCall
+from ..calls import Content, Message, Reply, Tool, ToolCall
 from . import semconv
 from .harmless import note_failure, warn_once
 
@@ -65,6 +65,11 @@ class Redaction:
     def __init__(self, redact: Redact | None = None) -> None:
         self._redact = redact
 
+    @property
+    def is_on(self) -> bool:
+        """Whether the user gave a redactor."""
+        return self._redact is not None
+
     def apply(self, messages: Sequence[Message]) -> tuple[Message, ...]:
         """The messages that may be kept."""
         if self._redact is None:
@@ -95,6 +100,17 @@ class Redaction:
         return kept[0].text if kept else ""
 
 
+#: A message as plain values, in the order of ``Message``'s fields.
+Row: TypeAlias = tuple[str, Content, tuple[ToolCall, ...], str | None, str | None]
+
+
+def row_of(message: Message) -> Row:
+    """The plain values of ``message``."""
+    return (
+        message.role, message.content, message.tool_calls, message.tool_call_id, message.name,
+    )  # fmt: skip
+
+
 def input_json(messages: Iterable[Message]) -> str:
     """``gen_ai.input.messages`` as a JSON string within the size limit."""
     return fitted(input_parts(messages))
@@ -107,12 +123,12 @@ def output_json(replies: Iterable[Reply]) -> str:
 
 def input_parts(messages: Iterable[Message]) -> list[dict[str, Any]]:
     """Messages as the conventions structure them."""
-    return [_message(message) for message in messages]
+    return [structured(row_of(message)) for message in messages]
 
 
 def output_parts(replies: Iterable[Reply]) -> list[dict[str, Any]]:
     """Answers as the conventions structure them."""
-    return [_message(r.message) | {"finish_reason": r.finish_reason} for r in replies]
+    return [answered(row_of(reply.message), reply.finish_reason) for reply in replies]
 
 
 def tool_definitions_json(tools: Iterable[Tool]) -> str:
@@ -125,19 +141,29 @@ def tool_definitions(tools: Iterable[Tool]) -> list[dict[str, Any]]:
     return [{"type": "function", "name": tool.name} for tool in tools]
 
 
-def _message(message: Message) -> dict[str, Any]:
-    parts: list[dict[str, Any]] = []
-    if message.role == "tool":
-        result = {"type": "tool_call_response", "id": message.tool_call_id}
-        parts.append(result | {"response": message.text})
-    elif isinstance(message.content, list):
-        parts.extend(_part(part) for part in message.content)
-    elif message.content:
-        parts.append({"type": "text", "content": message.content})
-    parts.extend(_tool_call(call) for call in message.tool_calls)
-    data: dict[str, Any] = {"role": message.role, "parts": parts}
-    if message.name:
-        data["name"] = message.name
+def structured(row: Row) -> dict[str, Any]:
+    """One message as the conventions structure it."""
+    role, said, tool_calls, tool_call_id, name = row
+    parts: list[dict[str, Any]]
+    if role == "tool":
+        text = said if isinstance(said, str) else Message(role, said).text
+        parts = [{"type": "tool_call_response", "id": tool_call_id, "response": text}]
+    elif isinstance(said, list):
+        parts = [_part(part) for part in said]
+    else:
+        parts = [{"type": "text", "content": said}] if said else []
+    if tool_calls:
+        parts.extend(_tool_call(call) for call in tool_calls)
+    data: dict[str, Any] = {"role": role, "parts": parts}
+    if name:
+        data["name"] = name
+    return data
+
+
+def answered(row: Row, finish_reason: str | None) -> dict[str, Any]:
+    """One choice of an answer as the conventions structure it."""
+    data = structured(row)
+    data["finish_reason"] = finish_reason
     return data
 
 

@@ -53,7 +53,8 @@ class Metrics:
         """Whether anybody collects metrics."""
         provider = self._provider
         if provider is None:
-            if _nobody_set_one():
+            # Asking the API reads the environment, which costs as much as a tenth of a span.
+            if getattr(_internal, "_METER_PROVIDER", ...) is None and not _CONFIGURED:
                 return False
             provider = metrics.get_meter_provider()
         return type(provider).__name__ not in ("_ProxyMeterProvider", "NoOpMeterProvider")
@@ -152,11 +153,6 @@ class Metrics:
         if self._meter is None:
             self._meter = metrics.get_meter("slm_adapters", meter_provider=self._provider)
         return self._meter
-
-
-def _nobody_set_one() -> bool:
-    # Asking the API reads the environment, which costs as much as a tenth of a span.
-    return getattr(_internal, "_METER_PROVIDER", ...) is None and not _CONFIGURED
 
 
 def _kept(labels: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:

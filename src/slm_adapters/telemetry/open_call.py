@@ -16,6 +16,7 @@ from .harmless import harmless, note_failure
 from .hooks import CallHook
 
 if TYPE_CHECKING:
+    from .metrics import Metrics
     from .recorder import Recorder
 
 __all__ = [
@@ -48,11 +49,10 @@ class CallFields(TypedDict, total=False):
 class OpenSpan:
     """An open agent, task, tool or workflow span. Ends once; later ends are ignored."""
 
-    __slots__ = (
-        "__weakref__",
-        "_ended", "attributes", "context", "labels", "operation", "quiet", "recorder",
-        "span", "started_ns",
-    )  # fmt: skip
+    # Class attributes, not slots: what most spans never change costs nothing.
+    _ended = False
+    #: Whether somebody else has the span and the metrics of this.
+    quiet = False
 
     def __init__(
         self,
@@ -66,7 +66,6 @@ class OpenSpan:
         quiet: bool = False,
     ) -> None:
         self.recorder, self.span, self.operation = recorder, span, operation
-        #: Whether somebody else has the span and the metrics of this.
         self.quiet = quiet
         self.started_ns = started_ns
         #: What the span was started with; metrics pick their labels from it.
@@ -74,7 +73,6 @@ class OpenSpan:
         #: OpenTelemetry context with this span as the current one: the parent of what is inside.
         self.context = context
         self.attributes: dict[str, Any] = {}
-        self._ended = False
 
     @property
     def ended(self) -> bool:
@@ -117,10 +115,15 @@ class OpenSpan:
 class OpenCall(OpenSpan):
     """A model call in flight. Fields may be filled in until it ends."""
 
-    __slots__ = (
-        "_chunks", "_last_chunk_ns", "_metrics", "energy_before", "fields", "first_chunk_ns",
-        "learned", "messages", "scope", "tools",
-    )  # fmt: skip
+    # Class attributes, not slots: most calls are no streams, and these stay as they are.
+    _metrics: Metrics | None = None
+    first_chunk_ns: int | None = None
+    _last_chunk_ns = 0
+    _chunks: list[str] | None = None
+    #: What a client's instrumentation inside this call found out (util-genai's InferenceData).
+    learned: Any = None
+    #: The energy counters when the call began, by source.
+    energy_before: dict[str, float] | None = None
 
     def __init__(
         self,
@@ -137,18 +140,13 @@ class OpenCall(OpenSpan):
         # Written out: calling super() would be a tenth of all this costs.
         self.recorder, self.span, self.context, self.labels = recorder, span, context, labels
         self.operation, self.started_ns = fields["operation"], fields["started_ns"]
-        self.attributes, self._ended, self.quiet = {}, False, quiet
-        self.fields = fields
-        self.scope = scope
+        self.attributes = {}
+        self.fields, self.scope = fields, scope
         self.messages, self.tools = messages, tools
-        self.first_chunk_ns: int | None = None
-        self._last_chunk_ns = 0
-        self._chunks: list[str] = []
-        self._metrics = recorder.metrics if not quiet and recorder.metrics.enabled else None
-        #: What a client's instrumentation inside this call found out (util-genai's InferenceData).
-        self.learned: Any = None
-        #: The energy counters when the call began, by source.
-        self.energy_before: dict[str, float] | None = None
+        if quiet:
+            self.quiet = True
+        elif recorder.metrics.enabled:
+            self._metrics = recorder.metrics
 
     @property
     def call_id(self) -> str:
@@ -171,6 +169,8 @@ class OpenCall(OpenSpan):
             self._metrics.chunk(self.labels, (now - self._last_chunk_ns) / 1e9)
             self._last_chunk_ns = now
         if text and self.recorder.wants_content:
+            if self._chunks is None:
+                self._chunks = []
             self._chunks.append(text)
 
     def finish(
@@ -189,13 +189,35 @@ class OpenCall(OpenSpan):
             self.fields["response_id"] = response_id
         self._finish("finished", tuple(replies), usage, None, end_ns)
 
+    @property
+    def is_span_only(self) -> bool:
+        """Whether nobody reads more of this call than its span: no record, metric, outer call."""
+        if self.quiet or self._metrics is not None or self.learned is not None:
+            return False
+        recorder = self.recorder
+        kept = recorder.reads_calls or recorder.hooks or global_hooks or self.energy_before
+        return not kept
+
+    def finish_span(self, ended: dict[str, Any] | None) -> None:
+        """The call succeeded, see :attr:`is_span_only`; ``ended`` are its last attributes."""
+        if self._ended:
+            return
+        self._ended = True
+        try:
+            if ended is not None:
+                if self.attributes or self.first_chunk_ns is not None:
+                    self._add_own(ended)
+                self.span.set_attributes(ended)
+        finally:
+            self.span.end()
+
     def fail(self, error: BaseException | str, *, end_ns: int | None = None) -> None:
         """The call raised; ``error`` is the exception or the name of its class."""
         self._finish("failed", (), None, error_type(error), end_ns)
 
     def abandon(self, usage: Usage | None = None, *, end_ns: int | None = None) -> None:
         """The caller stopped listening: an end, but not an error. Streamed text is kept."""
-        text = "".join(self._chunks)
+        text = "".join(self._chunks or ())
         replies = (Reply(Message("assistant", text), "error"),) if text else ()
         self._finish("abandoned", replies, usage, None, end_ns)
 
@@ -309,28 +331,27 @@ class OpenCall(OpenSpan):
     def _end_attributes(
         self, outcome: Outcome, replies: Sequence[Reply], usage: Usage | None
     ) -> dict[str, Any]:
-        fields, attributes = self.fields, {}
-        if fields.get("response_model"):
-            attributes[semconv.RESPONSE_MODEL] = fields["response_model"]
-        if fields.get("response_id"):
-            attributes[semconv.RESPONSE_ID] = fields["response_id"]
+        fields = self.fields
+        ended = semconv.answer_attributes(
+            fields.get("response_model"),
+            fields.get("response_id"),
+            [reply.finish_reason for reply in replies] if outcome == "finished" else ("error",),
+            semconv.counts_of(usage) if usage is not None else None,
+            self.recorder.profile,
+        )
         if outcome != "finished":
-            attributes[semconv.RESPONSE_FINISH_REASONS] = ("error",)
-            attributes[semconv.OUTCOME] = outcome
-        elif replies:
-            # One per choice, or none: a reason the provider did not give is not made up.
-            reasons = [reply.finish_reason for reply in replies]
-            if None not in reasons:
-                attributes[semconv.RESPONSE_FINISH_REASONS] = reasons
-        if usage is not None:
-            semconv.add_usage(attributes, usage, self.recorder.profile)
-        if self.first_chunk_ns is not None and fields.get("streamed"):
+            ended[semconv.OUTCOME] = outcome
+        self._add_own(ended)
+        return ended
+
+    def _add_own(self, ended: dict[str, Any]) -> None:
+        """Add what was noted while the call ran."""
+        if self.first_chunk_ns is not None and self.fields.get("streamed"):
             waited = (self.first_chunk_ns - self.started_ns) / 1e9
-            attributes[semconv.RESPONSE_TIME_TO_FIRST_CHUNK] = waited
+            ended[semconv.RESPONSE_TIME_TO_FIRST_CHUNK] = waited
         for name, value in self.attributes.items():
             if value is not None:
-                attributes[name] = value
-        return attributes
+                ended[name] = value
 
     def _call(
         self,

@@ -15,7 +15,7 @@ from opentelemetry import trace
 from opentelemetry._logs import LoggerProvider
 from opentelemetry.context import Context
 from opentelemetry.metrics import MeterProvider
-from opentelemetry.trace import TracerProvider
+from opentelemetry.trace import SpanKind, TracerProvider
 
 from ..calls import NO_LABELS, Call, Message, Tool, current_scope
 from . import content, semconv, suppression
@@ -84,6 +84,13 @@ class Recorder:
         mode = content.capture_mode()
         self.content_on_spans = mode.on_spans
         self.events = Events(logger_provider) if mode.on_events else None
+        self._reads_content = (
+            self.content_on_spans or self.events is not None or self.completions is not None
+        )
+        # A redactor is a function of ``Message`` objects.
+        redacts = self.content_on_spans and self.redaction.is_on
+        readers = (prices, self.completions, self.events)
+        self.reads_calls = redacts or any(reader is not None for reader in readers)
         self.profile = semconv.profile()
         self.metrics = Metrics(meter_provider, self.profile)
         tracer = trace.get_tracer("slm_adapters", _version(), tracer_provider=tracer_provider)
@@ -92,8 +99,12 @@ class Recorder:
     @property
     def wants_content(self) -> bool:
         """Whether anybody reads messages: convert them only then."""
-        kept = self.content_on_spans or self.events is not None or self.completions is not None
-        return kept or bool(self.hooks or global_hooks)
+        return self._reads_content or bool(self.hooks or global_hooks)
+
+    @property
+    def keeps_calls(self) -> bool:
+        """Whether anybody reads more of a call than its span: make records only then."""
+        return self.reads_calls or bool(self.hooks or global_hooks)
 
     def deliver(self, call: Call) -> None:
         """Hand an ended call to every hook; a hook that raises is counted."""
@@ -119,46 +130,76 @@ class Recorder:
         framework's own names. ``beside``: another recorder's span of the same call; then this one
         keeps a record only.
         """
+        operation = fields.setdefault("operation", semconv.CHAT)
+        if not fields.get("started_ns"):
+            fields["started_ns"] = time.time_ns()
+        record, model = cast("dict[str, Any]", fields), fields.get("model")
+        return self.begin(
+            record,
+            semconv.call_attributes(record),
+            semconv.span_name(operation, model),
+            semconv.span_kind(operation, in_process),
+            messages=messages,
+            tools=tools,
+            parent=parent,
+            beside=beside,
+        )
+
+    def begin(
+        self,
+        fields: dict[str, Any],
+        attributes: dict[str, Any],
+        name: str,
+        kind: SpanKind,
+        messages: Sequence[Message] = (),
+        rows: Sequence[content.Row] = (),
+        tools: Sequence[Tool] = (),
+        parent: Context | None = None,
+        beside: OpenSpan | None = None,
+    ) -> OpenCall:
+        """:meth:`open` for callers that know the span's name, kind and attributes already.
+
+        ``fields`` and ``attributes`` become the call's. ``rows``: messages for the span only, see
+        :attr:`keeps_calls`.
+        """
         scope = current_scope()
         if scope is not NO_LABELS:
-            fields["role"] = scope.role or fields.get("role")
-            fields["run_id"] = scope.run_id or fields.get("run_id")
-        if messages:
-            messages = self.redaction.apply(messages)
-        operation = fields.setdefault("operation", semconv.CHAT)
-        started_ns = fields.get("started_ns") or time.time_ns()
-        fields["started_ns"] = started_ns
-        record = cast("dict[str, Any]", fields)
-        attributes = semconv.call_attributes(record)
+            semconv.relabel(fields, attributes, scope.role, scope.run_id)
         if parent is None:
             parent = get_context()
-        quiet = beside is not None or suppression.is_suppressed(parent)
-        if quiet:
+        if messages:
+            messages = self.redaction.apply(messages)
+        if beside is not None or (parent and suppression.is_suppressed(parent)):
             parent = beside.context if beside is not None else parent
             span = suppression.quiet_span(parent)
-            return OpenCall(self, span, parent, record, messages, tools, attributes, scope, True)
-        if self.profile.agents_have_provider and fields.get("provider"):
+            return OpenCall(self, span, parent, fields, messages, tools, attributes, scope, True)
+        if parent and self.profile.agents_have_provider and fields.get("provider"):
             agent = suppression.innermost(parent)
             if agent is not None and agent.operation == semconv.INVOKE_AGENT:
                 agent.attributes.setdefault(semconv.PROVIDER_NAME, fields["provider"])
         if self.hooks:
             attributes[semconv.CALL_ID] = fields["call_id"] = new_call_id()
-        if messages and self.content_on_spans and operation != semconv.EMBEDDINGS:
-            self._write_content(attributes, messages, tools)
-        model = fields.get("model")
-        name = f"{operation} {model}" if model else operation
-        kind = semconv.span_kind(operation, in_process)
-        span = self._start_span(name, parent, kind, attributes, start_time=started_ns)
-        call = OpenCall(self, span, parent, record, messages, tools, attributes, scope)
+        if (messages or rows) and self.content_on_spans:
+            self._write_content(attributes, messages, rows, tools)
+        span = self._start_span(name, parent, kind, attributes, (), fields["started_ns"])
+        call = OpenCall(self, span, parent, fields, messages, tools, attributes, scope)
         call.context = suppression.around(call, parent)
-        if in_process and self.energy is not None:
+        if self.energy is not None and kind is SpanKind.INTERNAL:
             call.energy_before = self.energy.read()
         return call
 
     def _write_content(
-        self, attributes: dict[str, Any], messages: Sequence[Message], tools: Sequence[Tool]
+        self,
+        attributes: dict[str, Any],
+        messages: Sequence[Message],
+        rows: Sequence[content.Row],
+        tools: Sequence[Tool],
     ) -> None:
-        if not self.completions:  # they may change the messages, so those are written last
+        if attributes[semconv.OPERATION_NAME] == semconv.EMBEDDINGS:
+            return
+        if rows:
+            attributes[semconv.INPUT_MESSAGES] = content.fitted(list(map(content.structured, rows)))
+        elif not self.completions:  # they may change the messages, so those are written last
             attributes[semconv.INPUT_MESSAGES] = content.input_json(messages)
         if tools:
             attributes[semconv.TOOL_DEFINITIONS] = content.tool_definitions_json(tools)

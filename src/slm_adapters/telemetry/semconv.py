@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from opentelemetry.trace import SpanKind
 
@@ -170,6 +170,16 @@ def call_attributes(fields: Mapping[str, Any]) -> dict[str, Any]:
     return attributes
 
 
+def relabel(
+    fields: dict[str, Any], attributes: dict[str, Any], role: str | None, run_id: str | None
+) -> None:
+    """Let the program's own names of a role and a run win over the framework's."""
+    if role:
+        fields["role"] = attributes[ROLE] = role
+    if run_id:
+        fields["run_id"] = attributes[RUN_ID] = run_id
+
+
 _CALL_FIELDS = (
     ("model", REQUEST_MODEL),
     ("run_id", RUN_ID),
@@ -195,16 +205,45 @@ def _add_parameters(attributes: dict[str, Any], params: Mapping[str, Any]) -> No
         attributes["gen_ai.request.choice.count"] = count
 
 
-def add_usage(attributes: dict[str, Any], usage: Usage, used: Profile) -> None:
-    """Token counts; the details only when they are known."""
-    attributes[USAGE_INPUT_TOKENS] = usage.input_tokens
-    attributes[USAGE_OUTPUT_TOKENS] = usage.output_tokens
-    if usage.cached_tokens is not None:
-        attributes[USAGE_CACHE_READ_TOKENS] = usage.cached_tokens
-    if usage.cache_write_tokens is not None:
-        attributes[used.cache_write] = usage.cache_write_tokens
-    if usage.reasoning_tokens is not None:
-        attributes[USAGE_REASONING_TOKENS] = usage.reasoning_tokens
+#: Input, output, cached, cache-write and reasoning tokens: ``Usage``'s counts, in its order.
+Counts: TypeAlias = tuple[int, int, int | None, int | None, int | None]
+
+
+def counts_of(usage: Usage) -> Counts:
+    """The counts of ``usage`` alone."""
+    return (
+        usage.input_tokens, usage.output_tokens, usage.cached_tokens, usage.cache_write_tokens,
+        usage.reasoning_tokens,
+    )  # fmt: skip
+
+
+def answer_attributes(
+    model: str | None,
+    response_id: str | None,
+    reasons: Sequence[str | None],
+    counts: Counts | None,
+    used: Profile,
+) -> dict[str, Any]:
+    """What a finished call's span ends with; token details only when they are known."""
+    attributes: dict[str, Any] = {}
+    if model:
+        attributes[RESPONSE_MODEL] = model
+    if response_id:
+        attributes[RESPONSE_ID] = response_id
+    # One per choice, or none: a reason the provider did not give is not made up.
+    if reasons and None not in reasons:
+        attributes[RESPONSE_FINISH_REASONS] = reasons
+    if counts is not None:
+        given, made, cached, written, reasoning = counts
+        attributes[USAGE_INPUT_TOKENS] = given
+        attributes[USAGE_OUTPUT_TOKENS] = made
+        if cached is not None:
+            attributes[USAGE_CACHE_READ_TOKENS] = cached
+        if written is not None:
+            attributes[used.cache_write] = written
+        if reasoning is not None:
+            attributes[USAGE_REASONING_TOKENS] = reasoning
+    return attributes
 
 
 #: Frameworks' and providers' spellings -> the conventions' finish reasons.

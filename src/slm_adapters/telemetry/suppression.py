@@ -67,10 +67,12 @@ def around(call: OpenCall, parent: Context) -> Context:
     """The context inside ``call``: its span is current, LLM instrumentations keep quiet."""
     # Weak: a call holds its context, and contexts outlive calls in copies others made.
     us = weakref.ref(call)
-    extra: dict[str, Any] = {_SPAN: call.span, _OPEN: us, _CALL: us, _OPENLLMETRY: True}
+    inner: dict[str, Any] = {
+        **parent, _SPAN: call.span, _OPEN: us, _CALL: us, _OPENLLMETRY: True,
+    }  # fmt: skip
     if _UTIL in sys.modules:
-        call.learned = extra[_INFERENCE] = sys.modules[_UTIL].InferenceData()
-    return Context(parent, **extra)
+        call.learned = inner[_INFERENCE] = sys.modules[_UTIL].InferenceData()
+    return Context(inner)
 
 
 def _no_call() -> None:

@@ -1,0 +1,113 @@
+"""What a model's answer says of itself: its model, id, finish reasons and token counts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeAlias
+
+from langchain_core.messages.ai import UsageMetadata
+from langchain_core.outputs import ChatGeneration, Generation, LLMResult
+
+from ..calls import Message, Reply, Usage
+from ..telemetry import content, semconv
+from .convert import message_from, row_of
+
+__all__ = ["Facts", "facts_from", "output_json", "replies_from", "usage_from"]
+
+_REASONS = ("finish_reason", "stop_reason", "done_reason")
+
+
+def replies_from(result: LLMResult) -> tuple[Reply, ...]:
+    """One reply per choice."""
+    return tuple(
+        Reply(_reply_message(choice), _finish_reason(choice))
+        for choices in result.generations
+        for choice in choices
+    )
+
+
+def _reply_message(choice: Generation) -> Message:
+    if isinstance(choice, ChatGeneration):
+        return message_from(choice.message)
+    return Message("assistant", choice.text)
+
+
+def output_json(result: LLMResult) -> str:
+    """``gen_ai.output.messages`` of a result whose replies nobody keeps."""
+    return content.fitted(
+        [
+            content.answered(_reply_row(choice), _finish_reason(choice))
+            for choices in result.generations
+            for choice in choices
+        ]
+    )
+
+
+def _reply_row(choice: Generation) -> content.Row:
+    if isinstance(choice, ChatGeneration):
+        return row_of(choice.message)
+    return "assistant", choice.text, (), None, None
+
+
+def _finish_reason(choice: Generation) -> str | None:
+    info, message = choice.generation_info, getattr(choice, "message", None)
+    reason = info.get("finish_reason") if info else None
+    if not reason:
+        for facts in (info, getattr(message, "response_metadata", None)):
+            if facts and not reason:
+                named = (facts.get(name) for name in _REASONS)
+                reason = next(filter(None, named), None)
+    if not reason:
+        return "tool_call" if getattr(message, "tool_calls", None) else None
+    return semconv.finish_reason(reason)
+
+
+#: Model, response id, one finish reason per choice, and token counts, as the provider reported
+#: them: ``None`` rather than invented zeros.
+Facts: TypeAlias = tuple[str | None, str | None, list[str | None], semconv.Counts | None]
+
+
+def facts_from(result: LLMResult) -> Facts:
+    """The facts of one result; model and id are its first choice's."""
+    output, first, counts = result.llm_output or {}, None, None
+    reasons: list[str | None] = []
+    for choices in result.generations:
+        for choice in choices:
+            message = getattr(choice, "message", None)
+            reasons.append(_finish_reason(choice))
+            if counts is None and (usage := getattr(message, "usage_metadata", None)):
+                counts = _counts(usage)
+            first = first or message
+    if counts is None:
+        counts = _openai_counts(output.get("token_usage") or output.get("usage"))
+    said = first.response_metadata if first is not None else {}
+    model = said.get("model_name") or said.get("model") or output.get("model_name")
+    identifier = said.get("id") or getattr(first, "id", None) or output.get("id")
+    # Ids LangChain made up itself are no response ids.
+    if not isinstance(identifier, str) or identifier.startswith(("run-", "lc_run-")):
+        identifier = None
+    return (model if isinstance(model, str) else None), identifier, reasons, counts
+
+
+def usage_from(result: LLMResult) -> Usage | None:
+    """The token counts as the record keeps them."""
+    counts = facts_from(result)[3]
+    return Usage(*counts) if counts is not None else None
+
+
+def _counts(counts: UsageMetadata) -> semconv.Counts:
+    given, made = counts.get("input_token_details"), counts.get("output_token_details")
+    cached = given.get("cache_read") if given else None
+    written = given.get("cache_creation") if given else None
+    reasoning = made.get("reasoning") if made else None
+    return counts["input_tokens"], counts["output_tokens"], cached, written, reasoning
+
+
+def _openai_counts(counts: Any) -> semconv.Counts | None:
+    if not isinstance(counts, Mapping):
+        return None
+    inputs = counts.get("prompt_tokens", counts.get("input_tokens"))
+    outputs = counts.get("completion_tokens", counts.get("output_tokens"))
+    if not isinstance(inputs, int) or not isinstance(outputs, int):
+        return None
+    return inputs, outputs, None, None, None

@@ -12,6 +12,7 @@ pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 import torch
+import transformers
 from test_cli import BUNDLED, invoke
 from tiny_models import tiny_model
 
@@ -80,11 +81,10 @@ def test_the_cache_is_what_a_forward_fills(tiny, architecture) -> None:
     """Full, sliding, convolutional and recurrent layers, to the byte."""
     model = _read_weights(resolve(str(tiny(architecture)), None, "none", "bfloat16", "cpu", False))
     skeleton = Skeleton(model.config, "bfloat16")
-    network = TransformersNetwork(model)
     for tokens in (1, 15, 16, 17, 300):
-        cache = network.new_cache([])
+        cache = transformers.DynamicCache(config=model.config)
         with torch.inference_mode():
-            network.step([5] * tokens, cache)
+            model(input_ids=torch.full((1, tokens), 5), past_key_values=cache, use_cache=True)
         assert skeleton.cache(tokens) == sum(_tensor_bytes(vars(layer)) for layer in cache.layers)
 
 
@@ -136,10 +136,11 @@ def test_the_row_marked_is_what_auto_chooses(memory, monkeypatch) -> None:
 def test_adapters_are_counted(tiny) -> None:
     """rank x (inputs + outputs) numbers per linear layer, per adapter."""
     found = fit(str(tiny("llama")), rank=8, adapters=3, device="cpu")
+    # Inputs and outputs of q and o, k and v, gate and up, down; two layers.
     layers = 2 * (64 + 64) + 2 * (64 + 32) + 2 * (64 + 128) + (128 + 64)
-    assert found.adapter == 2 * 8 * layers * 2
-    assert row_of(found, "bf16").adapters == 3 * found.adapter
-    assert row_of(found, "fp32").adapters == 6 * found.adapter
+    assert row_of(found, "bf16").adapters == 3 * 2 * 8 * layers * 2
+    assert row_of(found, "fp32").adapters == 3 * 2 * 8 * layers * 4
+    assert found.rows[0].adapters == 3 * found.adapter
 
 
 def test_a_quantized_checkpoint_is_as_big_as_its_files(tmp_path) -> None:

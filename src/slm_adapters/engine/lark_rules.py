@@ -42,14 +42,14 @@ class Rules:
     def text(self, text: str) -> str:
         """Exactly ``text``; empty text is nothing."""
         if not self._tokens:
-            return json.dumps(text) if text else ""
+            return _quoted(text) if text else ""
         parts: list[str] = []
         at = 0
         for hit in self._split.finditer(text):
-            parts += [json.dumps(text[at : hit.start()])] if hit.start() > at else []
+            parts += [_quoted(text[at : hit.start()])] if hit.start() > at else []
             parts.append(f"<[{self._tokens[hit.group()]}]>")
             at = hit.end()
-        parts += [json.dumps(text[at:])] if text[at:] else []
+        parts += [_quoted(text[at:])] if text[at:] else []
         return " ".join(parts)
 
     def json(self, schema: Any, **options: Any) -> str:
@@ -57,6 +57,10 @@ class Rules:
         schema = dict(schema) if isinstance(schema, dict) else {"anyOf": [schema]}
         schema["x-guidance"] = {**_COMPACT, **options}
         return self.new(f"%json {json.dumps(schema)}")
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)
 
 
 def alternatives(options: list[str]) -> str:

@@ -74,8 +74,10 @@ class LocalEngine(ChatEngine):
         return min(known, asked) if asked else known
 
     def warm_up(self) -> None:
-        """Load the weights, and the adapter, now."""
-        self._adapter(self._handle.loaded())
+        """Load the weights, and the adapter, now, and get ready for structured replies."""
+        loaded = self._handle.loaded()
+        self._adapter(loaded)
+        loaded.grammars.prepare()
 
     def count_tokens(self, messages: Sequence[Message], tools: Sequence[Tool] = ()) -> int:
         """Prompt tokens of these messages and tools, exactly as the model would read them."""

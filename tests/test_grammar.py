@@ -222,11 +222,11 @@ def test_t49_pydantic_schemas(family_engine: Any, schema: Any, read: Any) -> Non
 
 def test_json_that_leaves_no_choice(family_engine: Any) -> None:
     """What is certain is read with the prompt, and is the reply all the same."""
-    request = ask(response_format=json_of({"const": {"answer": 42}}))
+    request = ask(response_format=json_of({"const": "This much is certain."}))
     shown, completion = streamed(family_engine("hermes"), request)
-    assert json.loads(shown) == {"answer": 42}
+    assert json.loads(shown) == "This much is certain."
     assert completion.reply.message.content == shown
-    assert completion.usage.output_tokens == 1
+    assert completion.usage.output_tokens <= 2
 
 
 TWO = {"enum": [1, 2]}

@@ -2,35 +2,27 @@
 
 from __future__ import annotations
 
-import ast
 import json
 import re
 from typing import Any
 
 from .call_formats import CallFormat
 from .json_repair import read_json
+from .literal_readers import NameAndArguments, pythonic_body
 
 __all__ = [
     "NameAndArguments",
     "XmlText",
-    "braces_body",
     "fenced_body",
     "json_body",
     "json_call",
     "json_calls",
     "mistral_calls",
-    "pythonic_body",
     "pythonic_or_json",
     "tool_call_body",
     "written_calls",
     "xml_body",
 ]
-
-#: Braces inside braces, at most; far more than a call has and far less than Python's stack.
-_DEEPEST = 100
-
-#: Name and arguments as written; the arguments of a well-formed call are a dict.
-NameAndArguments = tuple[str, Any]
 
 
 def json_body(body: str) -> list[NameAndArguments]:
@@ -163,78 +155,6 @@ def mistral_calls(body: str) -> tuple[list[NameAndArguments], int]:
     return calls, at
 
 
-_CALL_HEAD = re.compile(r"[\s,;]*([\w.-]+)\s*\(\s*")
-_KEYWORD = re.compile(r"[\s,]*([\w.-]+)\s*=\s*")
-_PYTHON_STRING = re.compile(r"\"(?:\\.|[^\"\\])*\"|'(?:\\.|[^'\\])*'", re.DOTALL)
-
-
-def pythonic_body(body: str) -> list[NameAndArguments]:
-    """``[f(a=1), g(b="x")]`` or calls one after the other: literals only, nothing is evaluated."""
-    text = body.strip()
-    if text.startswith("["):
-        if not text.endswith("]"):
-            raise ValueError("a list is not closed")
-        text = text[1:-1].rstrip()
-    calls: list[NameAndArguments] = []
-    at = 0
-    while text[at:].strip(" \t\r\n,;"):
-        head = _CALL_HEAD.match(text, at)
-        if head is None:
-            raise ValueError("no name before the arguments")
-        arguments, at = _keywords(text, head.end())
-        calls.append((head.group(1), arguments))
-    if not calls:
-        raise ValueError("an empty list holds no call")
-    return calls
-
-
-def _keywords(text: str, at: int) -> tuple[dict[str, Any], int]:
-    """Keyword arguments from ``at`` to the closing bracket, and the position after it."""
-    arguments: dict[str, Any] = {}
-    while (closing := re.compile(r"[\s,]*\)").match(text, at)) is None:
-        key = _KEYWORD.match(text, at)
-        if key is None:
-            raise ValueError("a call has keyword arguments only")
-        at = _value_end(text, key.end())
-        try:
-            node = ast.parse(text[key.end() : at].strip(), mode="eval").body
-            arguments[key.group(1)] = _literal(node)
-        except (SyntaxError, TypeError, RecursionError, MemoryError) as error:
-            raise ValueError("not a Python literal") from error
-    return arguments, closing.end()
-
-
-def _value_end(text: str, at: int) -> int:
-    depth = 0
-    while at < len(text):
-        letter = text[at]
-        if letter in "\"'":
-            string = _PYTHON_STRING.match(text, at)
-            if string is None:
-                break
-            at = string.end()
-            continue
-        if depth == 0 and letter in ",)":
-            return at
-        depth += (letter in "([{") - (letter in ")]}")
-        at += 1
-    raise ValueError("a value is not closed")
-
-
-_JSON_WORDS = {"true": True, "false": False, "null": None}
-
-
-class _AsPython(ast.NodeTransformer):
-    """JSON's words, wherever they stand in a literal."""
-
-    def visit_Name(self, node: ast.Name) -> ast.expr:
-        return ast.Constant(_JSON_WORDS[node.id]) if node.id in _JSON_WORDS else node
-
-
-def _literal(node: ast.expr) -> Any:
-    return ast.literal_eval(_AsPython().visit(node))
-
-
 def pythonic_or_json(body: str) -> list[NameAndArguments]:
     try:
         return json_body(body)
@@ -270,92 +190,3 @@ def _after(expected: str, text: str, at: int) -> int:
 
 def fenced_body(body: str) -> list[NameAndArguments]:
     return json_body(body.strip().removeprefix("json").removeprefix("tool_call"))
-
-
-def braces_body(body: str, quote: str) -> list[NameAndArguments]:
-    """``call:name{key:<quote>text<quote>,other:1}``, repeated: Gemma's way."""
-    calls: list[NameAndArguments] = []
-    at = 0
-    while body[at:].strip():
-        head = _BRACES_HEAD.match(body, at)
-        if head is None:
-            raise ValueError("no name before the braces")
-        arguments, at = _Braces(body, quote).value(head.end())
-        calls.append((head.group(1), arguments))
-    if not calls:
-        raise ValueError("no call in an empty body")
-    return calls
-
-
-_BRACES_HEAD = re.compile(r"\s*(?:call:)?\s*([\w.-]+)\s*(?={)")
-_BRACES_WORD = re.compile(r"[^,}\]]*")
-
-
-class _Braces:
-    """Reader of values in braces; texts stand between ``quote`` or, failing that, in JSON."""
-
-    def __init__(self, text: str, quote: str) -> None:
-        self._text, self._quote = text, quote
-
-    def value(self, at: int, depth: int = 0) -> tuple[Any, int]:
-        text, at = self._text, self._skip(at)
-        if depth > _DEEPEST:
-            raise ValueError("nested too deeply")
-        if text.startswith(self._quote, at):
-            start = at + len(self._quote)
-            end = text.find(self._quote, start)
-            if end < 0:
-                raise ValueError("a text is not closed")
-            return text[start:end], end + len(self._quote)
-        if text.startswith("{", at):
-            return self._object(at + 1, depth)
-        if text.startswith("[", at):
-            return self._array(at + 1, depth)
-        if text.startswith('"', at):
-            return read_json(text, at)
-        word = _BRACES_WORD.match(text, at)
-        assert word is not None, "the pattern matches nothing too"
-        return _word(word.group().strip()), word.end()
-
-    def _skip(self, at: int) -> int:
-        while self._text[at : at + 1].isspace():
-            at += 1
-        return at
-
-    def _object(self, at: int, depth: int) -> tuple[dict[str, Any], int]:
-        result: dict[str, Any] = {}
-        while not self._text.startswith("}", at := self._skip(at)):
-            colon = self._text.find(":", at)
-            if colon < 0:
-                raise ValueError("no ':' after a key")
-            key = self._text[at:colon].strip().removeprefix(self._quote).removesuffix(self._quote)
-            result[key.strip('"')], at = self.value(colon + 1, depth + 1)
-            at = self._comma(at, "}")
-        return result, at + 1
-
-    def _array(self, at: int, depth: int) -> tuple[list[Any], int]:
-        result: list[Any] = []
-        while not self._text.startswith("]", at := self._skip(at)):
-            value, at = self.value(at, depth + 1)
-            result.append(value)
-            at = self._comma(at, "]")
-        return result, at + 1
-
-    def _comma(self, at: int, closing: str) -> int:
-        at = self._skip(at)
-        if self._text.startswith(",", at):
-            return at + 1
-        if self._text.startswith(closing, at):
-            return at
-        raise ValueError(f"no ',' or {closing!r} at position {at}")
-
-
-def _word(word: str) -> Any:
-    """A number, a truth value, nothing, or a text without its quotes."""
-    if not word:
-        raise ValueError("a value is missing")
-    try:
-        value, end = read_json(word)
-    except ValueError:
-        return word
-    return word if word[end:].strip() else value

@@ -15,20 +15,18 @@ from typing import Any
 from ..calls import ToolCall
 from .call_formats import CallFormat
 from .call_readers import (
-    NameAndArguments,
-    braces_body,
     fenced_body,
     json_body,
     json_call,
     json_calls,
     mistral_calls,
-    pythonic_body,
     pythonic_or_json,
     tool_call_body,
     written_calls,
     xml_body,
 )
 from .json_repair import read_json
+from .literal_readers import NameAndArguments, braces_body, pythonic_body
 from .value_types import typed
 
 __all__ = ["DELIMITERS", "MARKERS", "TRIGGERS", "ParsedReply", "find_marker", "read_calls"]

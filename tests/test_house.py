@@ -136,7 +136,7 @@ start = time.process_time()
 import slm_adapters
 spent = time.process_time() - start
 heavy = ["torch", "transformers", "crewai", "langchain_core", "litellm", "bitsandbytes",
-         "sqlalchemy", "opentelemetry.sdk", "jsonschema", "rich", "typer"]
+         "sqlalchemy", "opentelemetry.sdk", "jsonschema", "rich", "typer", "httpx"]
 print(json.dumps([spent, [name for name in heavy if name in sys.modules]]))
 """
     spent, heavy = json.loads(run_python(program))
@@ -146,6 +146,12 @@ print(json.dumps([spent, [name for name in heavy if name in sys.modules]]))
 
 #: (statement, package made absent, extra the message must name)
 ABSENT = [
+    (
+        "from slm_adapters.engine.loader import load_engine; "
+        "load_engine('m', base_url='http://localhost/v1')",
+        "httpx",
+        "remote",
+    ),
     ("import slm_adapters.crewai", "crewai", "crewai"),
     ("import slm_adapters.langchain", "langchain_core", "langchain"),
     ("import slm_adapters.litellm", "litellm", "litellm"),

@@ -8,10 +8,12 @@ import crewai
 import litellm
 import pytest
 from conftest import Spans
+from crewai_cases import agent, task, tool
 from litellm.integrations.custom_logger import CustomLogger
 
 import slm_adapters.crewai
 import slm_adapters.litellm as slm
+from slm_adapters.calls import ToolCall
 from slm_adapters.testing import ScriptedModel
 
 
@@ -70,3 +72,36 @@ def test_t12_two_recorders_one_span(spans, llm) -> None:
         assert recorder.open_calls == 0
     assert span.attributes["slm_adapters.role"] == "Writer"
     assert spans.parent_name(span) == "invoke_agent Writer"
+
+
+def test_t24_an_overlay_puts_a_role_on_an_slm_without_touching_the_crew(monkeypatch) -> None:
+    """The zero-code swap: stop words are sent, tools are native, the window is the model's own
+    and the declared temperature is carried; other roles keep their LLM."""
+    from crewai.llm_overlay import llm_overlay
+
+    monkeypatch.setenv("OPENAI_API_KEY", "none")
+    call = ToolCall("c1", "look_up", '{"word": "cat"}')
+    engine = ScriptedModel([call, "cat found"], name="overlaid", context_window=8000)
+    slm.register({"overlaid": engine})
+    before = litellm.callbacks
+
+    def build() -> crewai.Crew:
+        declared = crewai.LLM(model="gpt-4.1-mini", temperature=0.3, stop=["END"])
+        made = agent(declared, tools=[tool()])
+        return crewai.Crew(agents=[made], tasks=[task(made)])
+
+    try:
+        with llm_overlay({"Researcher": "slm/overlaid"}):
+            swapped = build()
+            assert str(swapped.kickoff()) == "cat found"
+        llm = swapped.agents[0].llm
+        assert llm.get_context_window_size() == int(8000 * 0.85)
+        assert build().agents[0].llm.model == "gpt-4.1-mini"
+    finally:
+        litellm.callbacks = before
+        slm.unregister()
+    for request in engine.requests:
+        assert request.temperature == 0.3
+        assert "END" in request.stop
+        assert [offered.name for offered in request.tools] == ["look_up"]
+    assert len(engine.requests) == 2

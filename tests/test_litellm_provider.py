@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
+import subprocess
+import sys
+import threading
 import time
 
+import fake_servers
 import litellm
 import pytest
 from litellm.exceptions import MidStreamFallbackError
@@ -183,20 +188,161 @@ async def test_t25_the_timeout_is_kept_and_the_loop_stays_free() -> None:
     assert time.monotonic() - began < 1.0
 
 
-async def test_t26_a_router_falls_back_once() -> None:
-    """Overflow goes to the router's context-window fallback."""
-    small = serve(errors.ContextOverflowError("m", 9, 9, 9), name="small")
+ORDERS = {
+    "slm first": "import slm_adapters.litellm as slm; import litellm, crewai",
+    "crewai first": "import crewai, litellm; import slm_adapters.litellm as slm",
+    "a call first": "import crewai, litellm; litellm.completion('gpt-4', [], mock_response='x'); "
+    "import slm_adapters.litellm as slm",
+}
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_t23_the_order_of_imports_and_registrations_does_not_matter(order) -> None:
+    """Known at once to LiteLLM and to CrewAI on it; a provider registered later lives beside."""
+    program = f"""
+{ORDERS[order]}
+from litellm.llms.custom_llm import CustomLLM
+from slm_adapters.testing import ScriptedModel
+slm.register({{"one": ScriptedModel(["hello"])}})
+litellm.custom_provider_map.append({{"provider": "other", "custom_handler": CustomLLM()}})
+litellm.utils.custom_llm_setup()
+llm = crewai.LLM(model="slm/one", is_litellm=True)
+assert llm.supports_stop_words() and llm.supports_function_calling()
+assert llm.get_context_window_size() == int(4096 * 0.85), llm.get_context_window_size()
+assert llm.call("q") == "hello"
+assert [item["provider"] for item in litellm.custom_provider_map] == ["slm", "other"]
+print("as it should be")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=240
+    )
+    assert "as it should be" in done.stdout, done.stderr[-2000:]
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize(
+    ("error", "option"),
+    [
+        (errors.ContextOverflowError("m", 9, 9, 9), "context_window_fallbacks"),
+        (errors.DeadlineExceededError("late."), "fallbacks"),
+        (errors.InvalidReplyError("odd."), "fallbacks"),
+    ],
+)
+async def test_t26_a_router_falls_back_once(error, option, streamed) -> None:
+    """Overflow goes to the router's context-window fallback, the rest to its fallback; once a
+    stream is asked for, LiteLLM reads ``fallbacks`` alone."""
+    option = "fallbacks" if streamed else option
+    small = serve(error, name="small")
     large = serve("from the large one", name="large")
     router = litellm.Router(
         model_list=[
             {"model_name": n, "litellm_params": {"model": f"slm/{n}"}} for n in ("small", "large")
         ],
-        context_window_fallbacks=[{"small": ["large"]}],
         num_retries=0,
+        **{option: [{"small": ["large"]}]},
     )
-    answer = await router.acompletion(model="small", messages=QUESTION)
-    assert answer.choices[0].message.content == "from the large one"
+    answer = await router.acompletion(model="small", messages=QUESTION, stream=streamed)
+    if streamed:
+        assert text_of([chunk async for chunk in answer]) == "from the large one"
+    else:
+        assert answer.choices[0].message.content == "from the large one"
     assert (len(small.requests), len(large.requests)) == (1, 1)
+
+
+class Occupied(ChatEngine):
+    """Counts who is being served."""
+
+    name = "occupied"
+
+    def __init__(self) -> None:
+        self.busy, self.free = 0, threading.Event()
+
+    def stream(self, request, cancel=None):
+        self.busy += 1
+        try:
+            while not cancel.wait(0.01):
+                yield Chunk(text="w ")
+        finally:
+            self.busy -= 1
+            self.free.set()
+
+    def count_tokens(self, messages, tools=()):
+        return 1
+
+
+async def test_t27_an_abandoned_stream_frees_its_slot() -> None:
+    """Dropped by the caller, sync and async: LiteLLM's wrapper has no close."""
+    engine = Occupied()
+    slm.register({"occupied": engine})
+    ask = {"model": "slm/occupied", "messages": QUESTION, "stream": True}
+    stream = litellm.completion(**ask)
+    assert next(stream).choices[0].delta.content
+    assert engine.busy == 1
+    del stream
+    gc.collect()
+    assert engine.free.wait(2)
+    assert engine.busy == 0
+    engine.free.clear()
+    astream = await litellm.acompletion(**ask)
+    assert (await anext(astream)).choices[0].delta.content
+    del astream
+    gc.collect()
+    for _ in range(200):
+        await asyncio.sleep(0.01)
+        if engine.free.is_set():
+            break
+    assert engine.busy == 0
+
+
+async def test_t27_on_a_server_it_closes_the_socket() -> None:
+    """The same over HTTP: the server hears of it."""
+    lines = [fake_servers.chunk("a "), 30, fake_servers.chunk("b", "stop")]
+    slm.register()
+    with fake_servers.fake_server(lambda body: lines) as server:
+        ask = {"model": "slm/m", "messages": QUESTION, "stream": True, "api_base": server.base_url}
+        stream = litellm.completion(**ask)
+        next(stream)
+        del stream
+        gc.collect()
+        assert server.gone.wait(3)
+
+
+def test_images_are_refused_and_an_empty_list_too() -> None:
+    """Never dropped in silence."""
+    serve("x")
+    image = [{"type": "image_url", "image_url": {"url": "data:"}}]
+    with pytest.raises(litellm.BadRequestError, match="image_url"):
+        litellm.completion(model="slm/one", messages=[{"role": "user", "content": image}])
+    with pytest.raises(litellm.BadRequestError, match="empty"):
+        litellm.completion(model="slm/one", messages=[])
+
+
+def test_a_server_behind_api_base_has_a_client_span(spans, monkeypatch) -> None:
+    """With a recorder and without; its key is nowhere, a failure names the server too."""
+    monkeypatch.setattr(recording, "_default", recording.Recorder(tracer_provider=spans.provider))
+    slm.register()
+    models = [{"id": "m", "owned_by": "vllm", "max_model_len": 64}]
+
+    def chat(body):
+        bad = body["messages"][-1]["content"] == "bad"
+        return (500, "broken") if bad else (200, fake_servers.message("fine"))
+
+    with fake_servers.fake_server(chat, models=models) as server:
+        ask = {"model": "slm/m", "api_base": server.base_url, "api_key": "sk-secret"}
+        for _ in range(2):
+            litellm.completion(messages=QUESTION, max_tokens=5, **ask)
+        with pytest.raises(litellm.ServiceUnavailableError, match="HTTP 500"):
+            litellm.completion(messages=[{"role": "user", "content": "bad"}], **ask)
+        with slm.CallRecorder(tracer_provider=spans.provider):
+            litellm.completion(messages=QUESTION, max_tokens=5, **ask)
+            deadline = time.monotonic() + 5
+            while len(spans.all()) < 4 and time.monotonic() < deadline:
+                time.sleep(0.01)
+    assert [span.kind for span in spans.all()] == [SpanKind.CLIENT] * 4
+    assert {span.attributes["server.port"] for span in spans.all()} == {server.port}
+    assert spans.all()[-1].attributes["gen_ai.provider.name"] == "vllm"
+    assert "sk-secret" not in "".join(span.to_json() for span in spans.all())
+    assert litellm.get_model_info("slm/m")["max_input_tokens"] == 64
 
 
 def test_one_internal_span_with_a_recorder_and_without(spans, monkeypatch) -> None:

@@ -109,11 +109,14 @@ def test_nothing_is_asked_at_construction() -> None:
 
 
 def test_an_adapter_of_vllm_is_a_model_name() -> None:
-    """Its window is its base's... as far as the server tells; the name is what is asked for."""
+    """Named as the model, or as ``adapter=`` on its base."""
     with fake_server(lambda body: (200, message("x", model=body["model"])), models=VLLM) as server:
         answer = remote(server, "triage").complete(ask())
         assert answer.model == "triage"
-        assert server.chats()[0]["model"] == "triage"
+        engine = remote(server, "qwen3-4b", adapter="triage")
+        engine.complete(ask())
+        assert engine.context_window == 2048
+        assert [body["model"] for body in server.chats()] == ["triage", "triage"]
 
 
 # --- time and connections --------------------------------------------------------------------
@@ -126,19 +129,21 @@ def test_the_deadline_is_ours(streamed) -> None:
     def chat(body):
         if body["stream"]:
             return [chunk("slow "), 30, chunk("end", "stop")]
-        time.sleep(2)
+        time.sleep(6)
         return 200, message("late")
 
     with fake_server(chat) as server:
-        engine, began = remote(server), time.monotonic()
+        engine = remote(server)
+        engine.warm_up()
+        began = time.monotonic()
         with pytest.raises(errors.DeadlineExceededError, match=r"127\.0\.0\.1:\d+ did not finish"):
             if streamed:
-                list(engine.stream(ask(timeout=0.3)))
+                list(engine.stream(ask(timeout=1)))
             else:
-                engine.complete(ask(timeout=0.3))
-        assert time.monotonic() - began < 1.5
+                engine.complete(ask(timeout=1))
+        assert time.monotonic() - began < 5
         if streamed:
-            assert server.gone.wait(2)
+            assert server.gone.wait(5)
 
 
 def test_the_deadline_holds_while_connecting() -> None:
@@ -152,7 +157,7 @@ def test_the_deadline_holds_while_connecting() -> None:
         began = time.monotonic()
         with pytest.raises(errors.DeadlineExceededError):
             load_engine("m", base_url=url).complete(ask(timeout=0.3))
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < 5
     finally:
         for item in (*held, listener):
             item.close()
@@ -168,8 +173,8 @@ def test_a_cancel_event_closes_the_socket() -> None:
         began = time.monotonic()
         with pytest.raises(errors.CancelledGenerationError):
             next(events)
-        assert server.gone.wait(2)
-        assert time.monotonic() - began < 1
+        assert server.gone.wait(5)
+        assert time.monotonic() - began < 5
 
 
 async def test_a_cancelled_task_and_a_closed_stream_close_the_socket() -> None:
@@ -178,7 +183,7 @@ async def test_a_cancelled_task_and_a_closed_stream_close_the_socket() -> None:
         engine = remote(server)
         async with aclosing(engine.astream(ask())) as events:
             assert await anext(events) == Chunk("a ")
-        assert await asyncio.to_thread(server.gone.wait, 2)
+        assert await asyncio.to_thread(server.gone.wait, 5)
     with fake_server(lambda body: [30]) as server:
         before = threading.active_count()
         task = asyncio.create_task(_last(remote(server).astream(ask())))
@@ -187,7 +192,7 @@ async def test_a_cancelled_task_and_a_closed_stream_close_the_socket() -> None:
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        assert await asyncio.to_thread(server.gone.wait, 2)
+        assert await asyncio.to_thread(server.gone.wait, 5)
 
 
 async def _last(events):
@@ -200,7 +205,7 @@ def test_an_abandoned_stream_closes_the_socket() -> None:
         events = remote(server).stream(ask())
         next(events)
         del events
-        assert server.gone.wait(3)
+        assert server.gone.wait(5)
 
 
 def test_nobody_there_is_one_sentence_with_the_host() -> None:
@@ -211,7 +216,7 @@ def test_nobody_there_is_one_sentence_with_the_host() -> None:
     began = time.monotonic()
     with pytest.raises(errors.UnreachableServerError, match=rf"at 127\.0\.0\.1:{port} .*fallback="):
         load_engine("m", base_url=f"http://127.0.0.1:{port}/v1").complete(ask())
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 8
     with pytest.raises(ConnectionError, match=r"no-such-host\.invalid"):
         load_engine("m", base_url="http://no-such-host.invalid/v1").complete(ask(timeout=30))
 
@@ -571,8 +576,8 @@ def test_t1_text_after_a_stop_string_never_passes() -> None:
         text, _, last = whole(remote(server).stream(ask(stop=("\nObservation:",))))
         assert (text, last.reply.finish_reason) == ("Action: look", "stop")
         assert last.usage.source == "estimated"
-        assert time.monotonic() - began < 2
-        assert server.gone.wait(2)
+        assert time.monotonic() - began < 10
+        assert server.gone.wait(5)
 
 
 @pytest.mark.parametrize(("given", "cause"), [
@@ -730,17 +735,20 @@ def test_only_our_own_default_limit_was_too_much() -> None:
 def test_ollamas_silent_cut_is_made_visible() -> None:
     """It answers 200 and half the prompt is gone: usage tells, and no answer comes of it."""
     models = [{"id": "qwen3:4b", "object": "model", "owned_by": "library"}]
-    loaded = {"models": [{"name": "qwen3:4b", "model": "qwen3:4b", "context_length": 4096}]}
-    with fake_server(
-        lambda body: (200, message("Confident nonsense.", usage={"prompt_tokens": 2050})),
-        models=models, routes={"/api/ps": lambda _: loaded},
-    ) as server:  # fmt: skip
+    loaded: dict = {"models": []}
+
+    def chat(body):
+        loaded["models"] = [{"name": "qwen3:4b", "model": "qwen3:4b", "context_length": 4096}]
+        return 200, message("Confident nonsense.", usage={"prompt_tokens": 2050})
+
+    with fake_server(chat, models=models, routes={"/api/ps": lambda _: loaded}) as server:
         engine = remote(server, "qwen3:4b")
         prompt = " ".join(f"Order {n} came in on day {n % 31}." for n in range(900))
         with pytest.raises(errors.ContextOverflowError, match="OLLAMA_CONTEXT_LENGTH") as failed:
             engine.complete(ask(prompt))
         assert "2050" in str(failed.value)
         assert failed.value.completion.usage.input_tokens == 2050
+        engine.complete(ask(max_tokens=5))
         assert (engine.provider, engine.context_window) == ("ollama", 4096)
 
 

@@ -133,7 +133,11 @@ def answering(
     except SLMAdaptersError as error:
         if answer is not None:
             answer.fail(error)
-        raise as_litellm_error(error, given["model"]) from error
+        made = as_litellm_error(error, given["model"])
+        if stream and _is_behind_router(given):
+            # A router lets a stream's 4xx pass without a fallback, which it would have for a call.
+            made.status_code = 503
+        raise made from error
     except BaseException as error:
         if answer is not None:
             answer.fail(error)
@@ -154,6 +158,11 @@ def response(given: Mapping[str, Any], completion: Completion) -> Any:
     )
     made.usage = litellm.Usage(**convert.usage_numbers(completion.usage))
     return made
+
+
+def _is_behind_router(given: Mapping[str, Any]) -> bool:
+    params = given.get("litellm_params") or {}
+    return bool((params.get("metadata") or {}).get("model_group"))
 
 
 def _tell_loggers(given: Mapping[str, Any]) -> None:

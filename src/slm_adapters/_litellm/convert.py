@@ -8,6 +8,7 @@ from typing import Any
 
 from ..calls import Message, Reply, Tool, ToolCall, Usage
 from ..engine.engine import ChatRequest, Completion, ToolChoice
+from ..errors import UnsupportedContentError
 from ..telemetry import semconv
 
 __all__ = [
@@ -110,7 +111,7 @@ def chat_request(
     stop = params.get("stop")
     tools = tools_from(params)
     return ChatRequest(
-        messages=tuple(Message.from_openai(message) for message in messages),
+        messages=tuple(_text_message(message) for message in messages),
         tools=tools,
         tool_choice=tool_choice_from(params.get("tool_choice")) if tools else "auto",
         response_format=_response_format(params.get("response_format")),
@@ -122,6 +123,18 @@ def chat_request(
         stop=(stop,) if isinstance(stop, str) else tuple(stop or ()),
         timeout=_seconds(timeout),
     )
+
+
+def _text_message(data: Mapping[str, Any]) -> Message:
+    message = Message.from_openai(data)
+    if isinstance(message.content, list):
+        kinds = sorted({str(part.get("type")) for part in message.content} - {"text"})
+        if kinds:
+            raise UnsupportedContentError(
+                f"a {message.role} message has {', '.join(kinds)} content, and slm/ models read "
+                "text only: send text, or configure a fallback in the LiteLLM router."
+            )
+    return message
 
 
 def _or(value: Any, default: float) -> float:

@@ -22,9 +22,8 @@ _KINDS: tuple[tuple[type[errors.SLMAdaptersError], str], ...] = (
 )
 
 
-def as_litellm_error(error: errors.SLMAdaptersError, model: str) -> Exception:
+def as_litellm_error(error: errors.SLMAdaptersError, model: str) -> Any:
     """LiteLLM's class for ``error``, with the same sentence; raise it ``from error``."""
     name = next(name for kind, name in _KINDS if isinstance(error, kind))
     kind: Any = getattr(litellm, name)
-    made: Exception = kind(message=str(error), model=model, llm_provider=PROVIDER)
-    return made
+    return kind(message=str(error), model=model, llm_provider=PROVIDER)

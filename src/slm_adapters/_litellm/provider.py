@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from contextlib import aclosing
@@ -29,7 +30,9 @@ _provider: SLMProvider | None = None
 _lock = threading.Lock()
 
 
-def register(models: Mapping[str, str | os.PathLike[str] | ChatEngine] | None = None) -> None:
+def register(
+    models: Mapping[str, str | os.PathLike[str] | ChatEngine] | None = None,
+) -> SLMProvider:
     """Serve ``slm/<hub id>``, ``slm/bundled`` and, under names of your own, ``models``.
 
     ``slm/<model>:<adapter>`` is the model with a LoRA adapter, by path, hub id or name. Other
@@ -39,7 +42,8 @@ def register(models: Mapping[str, str | os.PathLike[str] | ChatEngine] | None = 
         register({"triage": "Qwen/Qwen3-1.7B"})
         litellm.completion(model="slm/triage", messages=[...])
 
-    With ``api_base=`` the model is one on an OpenAI-compatible server.
+    With ``api_base=`` the model is one on an OpenAI-compatible server. Import CrewAI before this,
+    so that it learns the windows too.
     """
     global _provider
     with _lock:
@@ -53,6 +57,7 @@ def register(models: Mapping[str, str | os.PathLike[str] | ChatEngine] | None = 
         for name in ("bundled", *(models or {})):
             with contextlib.suppress(SLMAdaptersError):
                 _provider.announce(name, _provider.engine(name, {}))
+        return _provider
 
 
 def unregister() -> None:
@@ -68,7 +73,15 @@ def unregister() -> None:
             while served.PROVIDER in names:
                 names.remove(served.PROVIDER)
         for name in provider.announced if provider else ():
-            litellm.model_cost.pop(name, None)
+            for known in (litellm.model_cost, *_crewai_windows()):
+                known.pop(name, None)
+
+
+def _crewai_windows() -> list[dict[str, Any]]:
+    """CrewAI's own table of windows, where CrewAI is: it does not ask LiteLLM for them."""
+    module = sys.modules.get("crewai.llms.context_window")
+    windows = getattr(module, "LLM_CONTEXT_WINDOW_SIZES", None)
+    return [windows] if isinstance(windows, dict) else []
 
 
 class SLMProvider(CustomLLM):  # type: ignore[misc]
@@ -117,6 +130,8 @@ class SLMProvider(CustomLLM):  # type: ignore[misc]
             "supports_system_messages": True,
         }
         litellm.register_model({full: facts})
+        for windows in _crewai_windows():
+            windows[full] = window
         self.announced.add(full)
 
     # LiteLLM passes everything by keyword

@@ -71,9 +71,9 @@ def load_engine(
     its weights, whatever their adapters. ``keep_alive``: seconds after the last reply until the
     weights are given back; None, which wins where engines differ, is as long as there is an
     engine. ``base_url``: ask for the model of that name on an OpenAI-compatible server instead;
-    there an adapter is a model of its own. ``tokenizer``: what to count its prompts with, where
-    the server does not count. Raises ``ModelNotFoundError``, ``MissingExtraError``, and
-    ``ValueError`` for unknown words.
+    ``adapter`` is then the name the server has for it. ``tokenizer``: what to count its prompts
+    with, where the server does not count. Raises ``ModelNotFoundError``, ``MissingExtraError``,
+    and ``ValueError`` for unknown words.
 
     ``load_engine("Qwen/Qwen3-1.7B").complete(ChatRequest((Message("user", "hi"),)))``
     """
@@ -86,7 +86,7 @@ def load_engine(
         return model
     if base_url is not None:
         weights = {"quantization": quantization, "device": device, "dtype": dtype}
-        weights |= {"revision": revision, "adapter": adapter, "keep_alive": keep_alive}
+        weights |= {"revision": revision, "keep_alive": keep_alive}
         _check_remote(**weights, trust_remote_code=trust_remote_code)
         from .remote import RemoteEngine
 
@@ -94,6 +94,7 @@ def load_engine(
             os.fspath(model),
             base_url,
             api_key=api_key,
+            adapter=None if adapter is None else os.fspath(adapter),
             context_window=context_window,
             tokenizer=tokenizer,
         )

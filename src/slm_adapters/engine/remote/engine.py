@@ -74,7 +74,7 @@ class RemoteEngine(ChatEngine):
         return self.known_window() or ChatEngine.context_window
 
     def known_window(self) -> int | None:
-        told = self.server.model(self.wire_name).window
+        told = self.server.window(self.wire_name)
         return min((w for w in (told, self._window) if w is not None), default=None)
 
     def warm_up(self) -> None:

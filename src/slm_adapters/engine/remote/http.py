@@ -48,11 +48,12 @@ class Deadline:
     async def within(self, waiting: Awaitable[T]) -> T:
         """What ``waiting`` gives; raises ``DeadlineExceededError`` when the time is over first."""
         left = None if self._end is None else max(self._end - time.monotonic(), 0.0)
+        limit = asyncio.timeout(left)
         try:
-            async with asyncio.timeout(left):
+            async with limit:
                 return await waiting
         except TimeoutError as error:
-            if self._end is None or time.monotonic() < self._end:
+            if not limit.expired():
                 raise
             raise DeadlineExceededError(
                 f"the model on {self._server} did not finish within {self._timeout:g} s: raise "

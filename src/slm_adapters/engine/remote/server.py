@@ -63,9 +63,18 @@ class Server:
         with self._lock:
             return self._models.setdefault(name, _Model())
 
+    def window(self, name: str) -> int | None:
+        """Tokens of prompt and reply, if the server told; a LoRA's are its base's."""
+        model = self.model(name)
+        if model.window is None and model.base is not None:
+            return self.model(model.base).window
+        return model.window
+
     async def look(self, name: str, deadline: Deadline) -> None:
         """Learn the server's kind and the model's window, once; raises if nobody is there."""
         if name in self._looked:
+            if self.provider == "ollama":
+                await self.learn_window(name, deadline)  # known only once the model is loaded
             return
         try:
             listing, software = await self.http.get(f"{self.http.base_url}/models", deadline)
@@ -98,7 +107,7 @@ class Server:
         """Ask a server of a known kind for a window that its list does not tell."""
         find = _WINDOWS.get(self.provider)
         model = self.model(name)
-        if model.window is not None or find is None:
+        if self.window(name) is not None or find is None:
             return
         path, read = find
         with contextlib.suppress(Rejected, UnreachableServerError):

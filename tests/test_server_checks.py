@@ -1,0 +1,80 @@
+"""The checks for vLLM, Ollama and LiteLLM's proxy: they skip clearly and find what is wrong."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from fake_servers import call, chunk, fake_server, message, usage_chunk
+
+INTEGRATIONS = Path(__file__).parent.parent / "integrations"
+
+
+def loaded(name: str):
+    spec = importlib.util.spec_from_file_location(f"{name}_check", INTEGRATIONS / name / "check.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("name", ["vllm", "ollama"])
+def test_without_a_server_it_skips_with_the_command_to_type(name, monkeypatch, capsys) -> None:
+    """Exit code 0 and one line."""
+    monkeypatch.setattr(sys, "argv", ["check.py", "--base-url", "http://127.0.0.1:9/v1"])
+    assert loaded(name).main() == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith("skipped: no ")
+    assert f"docker compose -f integrations/{name}/compose.yaml up -d" in printed
+
+
+def test_it_tells_a_server_that_serves_from_one_that_does_not(capsys) -> None:
+    """Against a fake vLLM: everything works; then tools and structure come out wrong."""
+
+    def chat(body):
+        if body["stream"]:
+            return [chunk("one "), chunk("two", "stop"), usage_chunk(), "data: [DONE]"]
+        if "tools" in body and good:
+            return 200, message(None, "tool_calls", tool_calls=[call("get_weather", CITY)])
+        return 200, message(CITY if "response_format" in body and good else "Paris.")
+
+    models = [{"id": "m", "owned_by": "vllm", "max_model_len": 4096}]
+    routes = {"/tokenize": lambda body: {"count": len(json.dumps(body)) // 4}}
+    check = loaded("vllm").check
+    with fake_server(chat, models=models, routes=routes) as server:
+        good = True
+        assert check("vLLM", "start", server.base_url, ["m"]) == 0
+        printed = capsys.readouterr().out
+        assert "m: vllm, window 4096 tokens" in printed
+        assert "oversized prompt: refused" in printed
+        good = False
+        assert check("vLLM", "start", server.base_url, ["m"]) == 1
+        assert capsys.readouterr().out.count("wrong:") == 2
+
+
+CITY = '{"city": "Paris"}'
+
+
+@pytest.mark.server
+def test_litellms_proxy_serves_the_bundled_model() -> None:
+    """The real proxy over HTTP: answer, stream and tool call; it needs an environment of its own,
+    where CrewAI does not hold back its mcp."""
+    command = [sys.executable, str(INTEGRATIONS / "litellm-proxy" / "check.py")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900)
+    if done.stdout.startswith("skipped"):
+        pytest.skip(done.stdout.strip())
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.server
+@pytest.mark.parametrize("name", ["vllm", "ollama"])
+def test_a_real_server_serves(name) -> None:
+    """With one on this machine."""
+    command = [sys.executable, str(INTEGRATIONS / name / "check.py")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900)
+    if done.stdout.startswith("skipped"):
+        pytest.skip(done.stdout.strip())
+    assert done.returncode == 0, done.stdout + done.stderr

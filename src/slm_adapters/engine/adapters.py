@@ -246,7 +246,7 @@ def _read(key: str, folder: Path, model: Any) -> Adapter:
         module: _lora(name, module, pair, config, model)
         for module, pair in _pairs(name, weights, model).items()
     }
-    nbytes = sum(lora.down.nbytes + lora.up.nbytes for lora in layers.values())
+    nbytes = _in_one_block(list(layers.values()))
     rank = max(lora.down.shape[0] for lora in layers.values())
     return Adapter(key, name, rank, nbytes, layers)
 
@@ -334,6 +334,21 @@ def _lora(name: str, module: str, pair: dict[str, Any], config: dict[str, Any], 
     place: dict[str, Any] = {"device": model.device, "dtype": model.dtype}
     scaled = (up.to(torch.float32) * scaling).T.contiguous()
     return Lora(down.to(**place), scaled.to(**place))
+
+
+def _in_one_block(loras: list[Lora]) -> int:
+    """Move all matrices into one allocation, which goes back whole; its size in bytes."""
+    import torch
+
+    numbers = torch.cat([tensor.flatten() for lora in loras for tensor in (lora.down, lora.up)])
+    start = 0
+    for lora in loras:
+        middle = start + lora.down.numel()
+        end = middle + lora.up.numel()
+        lora.down = numbers[start:middle].view_as(lora.down)
+        lora.up = numbers[middle:end].view_as(lora.up)
+        start = end
+    return int(numbers.nbytes)
 
 
 def _scaling(module: str, rank: int, config: dict[str, Any]) -> float:

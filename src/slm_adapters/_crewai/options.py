@@ -34,7 +34,8 @@ def check_options(kind: type[BaseLLM], options: dict[str, Any]) -> None:
         raise TypeError(
             f"SLM() does not take {', '.join(sorted(unknown))}: it takes temperature, top_p, "
             "top_k, seed, max_tokens, stop, timeout, quantization, device, dtype, revision, "
-            "context_window, base_url, api_key, tokenizer, fallback and router."
+            "context_window, adapter, keep_alive, base_url, api_key, tokenizer, fallback and "
+            "router."
         )
 
 

@@ -471,7 +471,7 @@ def test_a_thought_cannot_eat_the_answer(thinker: Any, monkeypatch: Any) -> None
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_react_text_cannot_break_its_format(
+def test_t3_react_text_cannot_break_its_format(
     family_engine: Any, monkeypatch: Any, seed: int
 ) -> None:
     """A thought, then an action of an offered tool with JSON, or a final answer."""

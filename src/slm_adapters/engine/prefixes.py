@@ -19,6 +19,8 @@ __all__ = ["KeysAndValues", "PrefixCache", "SnapshotCache"]
 KeysAndValues = list[tuple[Any, Any]]
 #: Prompts that are remembered by their tokens alone, to see what they share.
 _REMEMBERED = 32
+#: Entries at most: every prompt is compared with each of them.
+_ENTRIES = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +74,9 @@ class _Recent:
     def _add(self, new: _Prefix) -> None:
         self._next_key += 1
         self._entries[self._next_key] = new
-        while sum(entry.nbytes for entry in self._entries.values()) > self.budget:
-            self._entries.popitem(last=False)
+        held = sum(entry.nbytes for entry in self._entries.values())
+        while held > self.budget or len(self._entries) > _ENTRIES:
+            held -= self._entries.popitem(last=False)[1].nbytes
 
 
 class PrefixCache(_Recent):

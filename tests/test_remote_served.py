@@ -154,7 +154,8 @@ def test_a_long_reply_is_given_up_within_a_step(tmp_path) -> None:
 
         assert asyncio.run(give_up()) < needed / 4
         began = time.monotonic()
-        engine.complete(ChatRequest(QUESTION, max_tokens=1))
+        with contextlib.suppress(errors.EmptyReplyError):  # its one token may open a thought
+            engine.complete(ChatRequest(QUESTION, max_tokens=1))
         assert time.monotonic() - began < needed
 
 

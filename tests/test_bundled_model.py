@@ -33,17 +33,19 @@ def tokenizer():
 
 @pytest.fixture(scope="module", params=["none", "nf4"])
 def model(request):
+    """Weights as stored, or rounded to nf4; computed in float32, which every CPU is quick at."""
     import torch
 
     config = None
     if request.param == "nf4":
         pytest.importorskip("bitsandbytes")
-        config = transformers.BitsAndBytesConfig(
-            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16
-        )
-    return transformers.AutoModelForCausalLM.from_pretrained(
+        config = transformers.BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4")
+    model = transformers.AutoModelForCausalLM.from_pretrained(
         MODEL, dtype=torch.bfloat16, quantization_config=config, device_map="cpu"
-    ).eval()
+    )
+    if config is not None:
+        model.dequantize()
+    return model.eval().float()
 
 
 def answer(model, tokenizer, messages, tools=None):

@@ -74,7 +74,9 @@ TRAPS: dict[int, str] = {
 
 def telemetry_files() -> set[str]:
     named = {file for _, tests in test_traps.TRAPS.values() for file in tests}
-    return {f"test_{name}.py" for name in named - {"crewai_slm", "litellm_crewai"}} | {"test_traps.py"}
+    return {f"test_{name}.py" for name in named - {"crewai_slm", "litellm_crewai"}} | {
+        "test_traps.py"
+    }
 
 
 def numbers_of(name: str) -> set[int]:

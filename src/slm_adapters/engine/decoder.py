@@ -69,6 +69,8 @@ class Decoder:
         self._threads: Callable[[], AbstractContextManager[None]] = nullcontext
         if suits_one_thread(model):
             self._threads = one_thread
+        #: The row of each in the last step.
+        self._advanced: dict[Generation, int] = {}
         self.prefixes: PrefixCache | SnapshotCache | None = None
         if prefix_budget and self.network.resumable:
             kind = PrefixCache if self.network.croppable else SnapshotCache
@@ -80,6 +82,8 @@ class Decoder:
 
         stack = ExitStack()
         stack.enter_context(torch.inference_mode())
+        if self.device.type == "cuda":
+            stack.enter_context(torch.cuda.device(self.device))
         stack.enter_context(self._threads())
         return stack
 
@@ -153,6 +157,7 @@ class Decoder:
         logits = self.network.decode(tokens, [generation.cache for generation in generations])
         for generation, row in zip(generations, logits, strict=True):
             generation.logits = row
+        self._advanced = {generation: row for row, generation in enumerate(generations)}
 
     def choose(
         self,
@@ -161,6 +166,10 @@ class Decoder:
         bans: Sequence[Collection[int]] | None = None,
     ) -> list[int]:
         """The next token of each. ``masks``: bool ``[vocabulary]`` or None; ``bans``: ids."""
+        if not any(bans or ()) and all(mask is None for mask in masks or ()):
+            known = self._likeliest(generations)
+            if known is not None:
+                return known
         everything = [None] * len(generations)
         rows = [
             allowed_only(generation.logits, mask, ban or ())
@@ -169,6 +178,15 @@ class Decoder:
             )
         ]
         return choose(rows, [generation.chooser for generation in generations])
+
+    def _likeliest(self, generations: Sequence[Generation]) -> list[int] | None:
+        """What greedy replies go on with, where the last step has found it already."""
+        likeliest = getattr(self.network, "likeliest", None)
+        rows = [self._advanced.get(g) if g.chooser.greedy else None for g in generations]
+        if likeliest is None or None in rows:
+            return None
+        tokens = likeliest(len(self._advanced))
+        return [tokens[row] for row in rows if row is not None]
 
     def end(self, generation: Generation) -> None:
         """The reply is over, or given up."""

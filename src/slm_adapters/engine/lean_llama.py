@@ -21,7 +21,7 @@ from .prefixes import KeysAndValues
 if TYPE_CHECKING:
     from .network import TransformersNetwork
 
-__all__ = ["LeanCache", "LeanLlama"]
+__all__ = ["LeanCache", "LeanLlama", "is_plain_llama"]
 
 logger = logging.getLogger("slm_adapters.load")
 
@@ -89,7 +89,7 @@ class LeanLlama:
         adapters: Adapters | None = None,
         four_bit: FourBitLayout | None = None,
     ) -> None:
-        """``model``: one that ``_fits``; its whole weights are laid out anew, in place."""
+        """``model``: a plain Llama; its whole weights are laid out anew, in place."""
         config, body = model.config, model.model
         attention = body.layers[0].self_attn
         size = int(attention.head_dim)
@@ -118,7 +118,7 @@ class LeanLlama:
         """
         import torch
 
-        if not _fits(model):
+        if not is_plain_llama(model, "cpu"):
             return None
         try:
             with torch.inference_mode():
@@ -341,15 +341,16 @@ def _repeated(heads: Any, groups: int) -> Any:
     return heads.unsqueeze(2).expand(batch, count, groups, length, size).flatten(1, 2)
 
 
-def _fits(model: Any) -> bool:
-    """Whether this is a plain model of a known class, on a CPU, without unusual features."""
+def is_plain_llama(model: Any, device: str) -> bool:
+    """Whether this is a model of a known class without unusual features, all on one ``device``.
+
+    ``device``: its type, as in ``torch.device``.
+    """
     kind, config = type(model), model.config
     if kind.__name__ not in _CLASSES or not kind.__module__.startswith("transformers.models."):
         return False
-    if model.device.type != "cpu" or getattr(model, "hf_device_map", None) not in (
-        None,
-        {"": "cpu"},
-    ):
+    places = {str(p) for p in (getattr(model, "hf_device_map", None) or {"": device}).values()}
+    if model.device.type != device or len(places) > 1:
         return False
     layers = getattr(config, "layer_types", None) or ["full_attention"]
     rotary = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")

@@ -65,11 +65,13 @@ class Network(Protocol):
 
 
 def best_network(model: Any, adapters: Adapters | None = None) -> Network:
-    """The lean step where it fits this model exactly, else the model's own forward."""
+    """A forward of ours where it fits this model exactly, else the model's own."""
+    from .cuda_llama import CudaLlama
     from .lean_llama import LeanLlama
 
     own = TransformersNetwork(model, adapters)
-    return LeanLlama.of(model, own, adapters) or own
+    lean = LeanLlama.of(model, own, adapters)
+    return lean or CudaLlama.of(model, own, adapters) or own
 
 
 class _Sequence:

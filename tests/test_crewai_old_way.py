@@ -14,14 +14,10 @@ from typing import Any
 import pytest
 from conftest import Spans
 from crewai.events.event_bus import crewai_event_bus
-from crewai.events.types.crew_events import CrewKickoffCompletedEvent, CrewKickoffStartedEvent
-from crewai.events.types.llm_events import (
-    LLMCallCompletedEvent,
-    LLMCallFailedEvent,
-    LLMCallStartedEvent,
-)
+from crewai.events.types.llm_events import LLMCallStartedEvent
 from crewai.llms.base_llm import llm_call_context
 from crewai_cases import HostedLLM, SilentLLM, agent, crew, task
+from old_crewai import PlainListener
 from opentelemetry import trace
 from opentelemetry.sdk.trace.export import (
     BatchSpanProcessor,
@@ -32,32 +28,6 @@ from opentelemetry.sdk.trace.export import (
 
 from slm_adapters._crewai import bus
 from slm_adapters.crewai import CallRecorder
-
-
-class PlainListener:
-    """The old way; ``slow`` delays its started handlers, as a busy process does."""
-
-    def __init__(self, provider: Any, slow: float = 0.0) -> None:
-        self.tracer, self.slow = provider.get_tracer("plain"), slow
-        self.open: dict[str, Any] = {}
-        self.lost: list[str] = []
-        for kind in (LLMCallStartedEvent, CrewKickoffStartedEvent):
-            crewai_event_bus.on(kind)(self.started)
-        for kind in (LLMCallCompletedEvent, LLMCallFailedEvent, CrewKickoffCompletedEvent):
-            crewai_event_bus.on(kind)(self.ended)
-
-    def started(self, source: Any, event: Any) -> None:
-        time.sleep(self.slow)
-        name = "chat" if event.type.startswith("llm") else "crew"
-        span = self.tracer.start_span(name)
-        self.open[getattr(event, "call_id", None) or str(id(source))] = span
-
-    def ended(self, source: Any, event: Any) -> None:
-        span = self.open.pop(getattr(event, "call_id", None) or str(id(source)), None)
-        if span is None:
-            self.lost.append(event.type)
-            return
-        span.end()
 
 
 @pytest.fixture

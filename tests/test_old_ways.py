@@ -15,7 +15,7 @@ from typing import Any
 
 import litellm
 import pytest
-from conftest import Spans
+from conftest import Spans, until
 from langchain_models import NamelessChat
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import END, START, MessagesState, StateGraph
@@ -127,8 +127,9 @@ async def test_t20_cancelled_calls_stay_open(old, spans, both) -> None:
     model = Hosted(delay_s=30)
 
     async def by_task() -> None:
+        before = len(model.asked)
         running = asyncio.create_task(model.ainvoke("q", both))
-        await asyncio.sleep(0.002)
+        await until(lambda: len(model.asked) > before)
         running.cancel()
         await running
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import time
+from collections.abc import Callable
 
 os.environ.update(
     HF_HUB_OFFLINE="1",
@@ -26,7 +29,7 @@ try:
 except ImportError:  # its name before 1.39
     from opentelemetry.sdk._logs.export import InMemoryLogExporter as InMemoryLogRecordExporter
 
-__all__ = ["InMemoryLogRecordExporter", "Spans"]
+__all__ = ["InMemoryLogRecordExporter", "Spans", "until"]
 
 
 class Spans:
@@ -54,6 +57,14 @@ class Spans:
 
     def tree(self) -> list[tuple[str, str | None]]:
         return [(span.name, self.parent_name(span)) for span in self.all()]
+
+
+async def until(done: Callable[[], object], seconds: float = 30) -> None:
+    """Let the loop run until ``done()``: on a busy machine no fixed sleep is long enough."""
+    deadline = time.monotonic() + seconds
+    while not done():
+        assert time.monotonic() < deadline, "it did not come to that"
+        await asyncio.sleep(0.002)
 
 
 @pytest.fixture

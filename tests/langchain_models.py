@@ -29,6 +29,8 @@ class HostedChat(BaseChatModel):
     model_name: str = "hosted-1"
     delay_s: float = 0.0
     turns: list[int] = Field(default_factory=list)
+    #: One entry a call, made before the delay.
+    asked: list[int] = Field(default_factory=list)
 
     @property
     def _llm_type(self) -> str:
@@ -48,10 +50,12 @@ class HostedChat(BaseChatModel):
         return message.model_copy(update={"usage_metadata": USAGE, "response_metadata": metadata})
 
     def _generate(self, messages, stop=None, run_manager=None, **kwargs) -> ChatResult:
+        self.asked.append(1)
         time.sleep(self.delay_s)
         return ChatResult(generations=[ChatGeneration(message=self._next())])
 
     async def _agenerate(self, messages, stop=None, run_manager=None, **kwargs) -> ChatResult:
+        self.asked.append(1)
         await asyncio.sleep(self.delay_s)
         return ChatResult(generations=[ChatGeneration(message=self._next())])
 

@@ -14,50 +14,13 @@ from typing import Any
 import pytest
 from conftest import Spans
 from crewai.events.event_bus import crewai_event_bus
-from crewai.events.types.crew_events import CrewKickoffCompletedEvent, CrewKickoffStartedEvent
-from crewai.events.types.llm_events import (
-    LLMCallCompletedEvent,
-    LLMCallFailedEvent,
-    LLMCallStartedEvent,
-)
+from crewai.events.types.llm_events import LLMCallStartedEvent
 from crewai.llms.base_llm import llm_call_context
-from crewai_cases import HostedLLM, SilentLLM, agent, crew, task
+from crewai_cases import HostedLLM, SilentLLM, crew
+from old_crewai import PlainListener
 from opentelemetry import trace
-from opentelemetry.sdk.trace.export import (
-    BatchSpanProcessor,
-    SimpleSpanProcessor,
-    SpanExporter,
-    SpanExportResult,
-)
 
-from slm_adapters._crewai import bus
 from slm_adapters.crewai import CallRecorder
-
-
-class PlainListener:
-    """The old way; ``slow`` delays its started handlers, as a busy process does."""
-
-    def __init__(self, provider: Any, slow: float = 0.0) -> None:
-        self.tracer, self.slow = provider.get_tracer("plain"), slow
-        self.open: dict[str, Any] = {}
-        self.lost: list[str] = []
-        for kind in (LLMCallStartedEvent, CrewKickoffStartedEvent):
-            crewai_event_bus.on(kind)(self.started)
-        for kind in (LLMCallCompletedEvent, LLMCallFailedEvent, CrewKickoffCompletedEvent):
-            crewai_event_bus.on(kind)(self.ended)
-
-    def started(self, source: Any, event: Any) -> None:
-        time.sleep(self.slow)
-        name = "chat" if event.type.startswith("llm") else "crew"
-        span = self.tracer.start_span(name)
-        self.open[getattr(event, "call_id", None) or str(id(source))] = span
-
-    def ended(self, source: Any, event: Any) -> None:
-        span = self.open.pop(getattr(event, "call_id", None) or str(id(source)), None)
-        if span is None:
-            self.lost.append(event.type)
-            return
-        span.end()
 
 
 @pytest.fixture
@@ -109,15 +72,18 @@ def test_t1_a_start_that_is_handled_five_seconds_late_has_the_right_times(spans,
     assert before - 2_000_000 <= chat.start_time <= chat.end_time <= after + 2_000_000
 
 
-def test_t2_two_hundred_calls_beside_slow_handlers_lose_no_parent(spans, recorder):
-    """Other people's handlers are theirs: 200 calls keep their parents."""
-    with crewai_event_bus.scoped_handlers():
-        crewai_event_bus.on(LLMCallStartedEvent)(lambda source, event: time.sleep(0.001))
-        with spans.provider.get_tracer("app").start_as_current_span("request"):
-            for _ in range(200):
-                HostedLLM().call("x")
-        crewai_event_bus.flush()
+def test_t2_two_hundred_calls_do_not_wait_for_the_handlers_of_others(old, spans, recorder):
+    """Every thread of the bus is blocked: the old way has nothing yet, ours all 200 calls."""
+    release = threading.Event()
+    crewai_event_bus.on(LLMCallStartedEvent)(lambda source, event: release.wait(60))
+    with spans.provider.get_tracer("app").start_as_current_span("request"):
+        for _ in range(200):
+            HostedLLM().call("x")
     chats = spans.named("chat")
+    assert not release.is_set()
+    assert len(old.all()) == 0
+    release.set()
+    crewai_event_bus.flush()
     assert len(chats) == 200
     assert {spans.parent_name(chat) for chat in chats} == {"request"}
 
@@ -229,117 +195,3 @@ def test_t12_a_logger_in_litellm_callbacks_is_thrown_out_by_crewai(spans, record
     assert len(spans.named("chat")) == 1
     if old in litellm.callbacks:
         litellm.callbacks.remove(old)
-
-
-# Exporters, providers, names
-
-
-class Blocked(SpanExporter):
-    """Blocks until it is released, or fails at once."""
-
-    def __init__(self) -> None:
-        self.release = threading.Event()
-
-    def export(self, spans: Any) -> SpanExportResult:
-        self.release.wait(20)
-        return SpanExportResult.FAILURE
-
-    def shutdown(self) -> None:
-        self.release.set()
-
-
-class Failing(SpanExporter):
-    def export(self, spans: Any) -> SpanExportResult:
-        raise ConnectionError("down")
-
-    def shutdown(self) -> None: ...
-
-
-def test_t31_an_exporter_that_blocks_adds_no_latency():
-    """A blocked batch exporter is the exporter's business."""
-    from opentelemetry.sdk.trace import TracerProvider
-
-    exporter, provider = Blocked(), TracerProvider()
-    provider.add_span_processor(BatchSpanProcessor(exporter, schedule_delay_millis=1))
-    with CallRecorder(tracer_provider=provider):
-        started = time.perf_counter()
-        assert crew(HostedLLM("right")).kickoff().raw == "right"
-        assert time.perf_counter() - started < 10
-    exporter.release.set()
-    provider.shutdown()
-
-
-def test_t31_an_exporter_that_raises_harms_nobody():
-    """Not even on the caller's thread."""
-    from opentelemetry.sdk.trace import TracerProvider
-
-    provider = TracerProvider()
-    provider.add_span_processor(SimpleSpanProcessor(Failing()))
-    with CallRecorder(tracer_provider=provider):
-        assert crew(HostedLLM("right")).kickoff().raw == "right"
-
-
-def test_t30_without_a_provider_an_event_costs_microseconds_and_no_thread():
-    """The best of many rounds, so that a busy machine does not decide."""
-    from slm_adapters._crewai.bus import Moment
-
-    events: list[tuple[Any, Any]] = []
-    original = crewai_event_bus.emit
-
-    def note(source: Any, event: Any) -> Any:
-        events.append((source, event))
-        return original(source, event)
-
-    crewai_event_bus.emit = note
-    HostedLLM().call("x")
-    del crewai_event_bus.emit
-    assert len(events) == 2
-    threads = threading.active_count()
-    from opentelemetry import context
-
-    with CallRecorder():
-        best = float("inf")
-        for _ in range(200):
-            started = time.perf_counter()
-            for source, event in events:
-                bus._show(source, event, Moment(time.time_ns(), context.get_current()))
-            best = min(best, time.perf_counter() - started)
-    assert best / len(events) < 60e-6
-    assert threading.active_count() == threads
-
-
-def test_t32_the_global_provider_is_left_alone_and_ours_apart(spans):
-    """Two recorders with a provider each, at once and on threads: no span goes astray."""
-    before = trace.get_tracer_provider()
-    other = Spans()
-    with (
-        CallRecorder(tracer_provider=spans.provider),
-        CallRecorder(tracer_provider=other.provider),
-    ):
-        crew(HostedLLM(), HostedLLM()).kickoff()
-    assert trace.get_tracer_provider() is before
-    assert set(spans.tree()) == set(other.tree())
-    ours, theirs = ({s.context.trace_id for s in seen.all()} for seen in (spans, other))
-    assert len(ours) == len(theirs) == 1
-
-
-def test_t37_no_conversation_id_is_made_up(spans, recorder):
-    """CrewAI has none: run ids, task ids and fingerprints are not conversations."""
-    crew(HostedLLM()).kickoff()
-    agent(HostedLLM()).kickoff("x")
-    for span in spans.all():
-        assert "gen_ai.conversation.id" not in span.attributes
-
-
-def test_t38_a_long_task_names_no_span(spans, recorder):
-    """Its text is a prompt; the agent's role is its name."""
-    from crewai import Crew
-
-    made = agent(HostedLLM())
-    Crew(agents=[made], tasks=[task(made, None, "Find the order of Mr Smith. " * 20)]).kickoff()
-    assert {span.name for span in spans.all()} == {
-        "invoke_workflow crew",
-        "execute_task",
-        "invoke_agent Researcher",
-        "chat hosted",
-    }

@@ -634,16 +634,19 @@ def test_a_streaming_crew_has_the_time_to_its_first_chunk(spans, recorder):
 
 
 def test_t2_slow_handlers_of_others_change_neither_parents_nor_speed(spans, recorder):
-    """Spans are made where the event is emitted: all have ended before any listener returned."""
-    released = threading.Event()
+    """Spans are made and ended where the events are emitted, while handlers are still at it."""
+    release, threads = threading.Event(), []
+    recorder.recorder.hooks.append(lambda call: threads.append(threading.current_thread()))
     with crewai_event_bus.scoped_handlers():
-        crewai_event_bus.on(LLMCallStartedEvent)(lambda source, event: released.wait(20))
-        for _ in range(30):
+        crewai_event_bus.on(LLMCallStartedEvent)(lambda source, event: release.wait(60))
+        with spans.provider.get_tracer("app").start_as_current_span("request"):
             HostedLLM().call("x")
-        ended = len(spans.named("chat"))
-        released.set()
+        made, waiting = spans.tree(), not release.is_set()
+        release.set()
         crewai_event_bus.flush()
-    assert ended == 30
+    assert waiting
+    assert made == [("chat hosted", "request"), ("request", None)]
+    assert threads == [threading.current_thread()]
 
 
 def test_a_hosted_model_of_crewai_itself_is_recorded_with_its_own_facts(

@@ -729,6 +729,8 @@ def test_a_real_model_calls_a_real_tool_in_a_real_crew(tmp_path, spans, no_netwo
     assert first.attributes["gen_ai.response.finish_reasons"] == ("tool_call",)
     assert first.attributes["slm_adapters.device"] == "cpu"
     assert second.attributes["slm_adapters.decode.tokens_per_second"] > 0
+    assert second.attributes["slm_adapters.queue.seconds"] >= 0
+    assert second.attributes["gen_ai.usage.cache_read.input_tokens"] > 0
     total = sum(span.attributes["gen_ai.usage.output_tokens"] for span in (first, second))
     assert result.token_usage.completion_tokens == total
     assert str(tmp_path) not in "".join(span.to_json() for span in spans.all())

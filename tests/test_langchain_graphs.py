@@ -6,6 +6,7 @@ import asyncio
 from typing import TypedDict
 
 import pytest
+from conftest import until
 from langchain.agents import create_agent
 from langchain_core.messages import AIMessage
 from langchain_core.tools import tool
@@ -269,14 +270,14 @@ def test_a_graph_that_fails_before_its_first_node_has_a_span(spans, recorder) ->
 
 async def test_t20_a_cancelled_agent_leaves_nothing_open(spans, recorder) -> None:
     """Cancelling the run closes the agent and the model call inside it."""
-    agent = create_agent(HostedChat(delay_s=5), [add], name="slow")
+    model = HostedChat(delay_s=60)
+    agent = create_agent(model, [add], name="slow")
     task = asyncio.create_task(agent.ainvoke(QUESTION, using(recorder)))
-    await asyncio.sleep(0.1)
+    await until(lambda: model.asked)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    await asyncio.sleep(0.05)
-    assert recorder.open_runs == 0
+    await until(lambda: recorder.open_runs == 0)
     for name in ("chat", "invoke_agent slow"):
         assert spans.one(name).attributes["error.type"].endswith("CancelledError")
 
@@ -292,7 +293,6 @@ async def test_streamed_agents(spans, recorder) -> None:
     async for _ in stream:
         break
     await stream.aclose()
-    await asyncio.sleep(0.05)
-    assert recorder.open_runs == 0
+    await until(lambda: recorder.open_runs == 0)
     left = spans.named("invoke_agent")[-1]
     assert left.status.status_code is StatusCode.UNSET

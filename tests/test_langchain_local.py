@@ -113,6 +113,8 @@ async def test_an_agent_calls_its_tool_on_real_weights(folder, spans) -> None:
     for span in spans.named("chat"):
         assert span.attributes["slm_adapters.device"] == "cpu"
         assert span.attributes["slm_adapters.decode.tokens_per_second"] > 0
+        assert span.attributes["slm_adapters.queue.seconds"] >= 0
+        assert span.attributes["gen_ai.usage.cache_read.input_tokens"] >= 0
         assert span.attributes["gen_ai.provider.name"] == "slm_adapters"
     assert len(spans.all()) == 3
 

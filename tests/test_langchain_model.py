@@ -10,6 +10,7 @@ import threading
 import time
 
 import pytest
+from conftest import until
 from langchain.agents import create_agent
 from langchain_core import exceptions as langchain_errors
 from langchain_core.caches import InMemoryCache
@@ -69,11 +70,12 @@ class Endless(ChatEngine):
     name = "endless"
 
     def __init__(self) -> None:
-        self.stopped = threading.Event()
+        self.started, self.stopped = threading.Event(), threading.Event()
 
     def stream(self, request, cancel=None):
+        self.started.set()
         try:
-            for _ in range(500):
+            for _ in range(5_000):
                 if cancel is not None and cancel.is_set():
                     raise errors.CancelledGenerationError("cancelled.")
                 yield Chunk(text="word ")
@@ -250,7 +252,7 @@ def test_t32_closing_a_stream_stops_the_model(spans, recorder) -> None:
     stream = ChatSLM(engine).stream("q", using(recorder))
     next(stream)
     stream.close()
-    assert engine.stopped.wait(1)
+    assert engine.stopped.wait(10)
     assert spans.one("chat").status.status_code is StatusCode.UNSET
 
 
@@ -265,11 +267,11 @@ async def test_t32_cancelling_stops_the_model(default_spans) -> None:
 
     for engine, work in ((first, ChatSLM(first).ainvoke("q")), (second, consume())):
         task = asyncio.create_task(work)
-        await asyncio.sleep(0.05)
+        await until(engine.started.is_set)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        assert await asyncio.to_thread(engine.stopped.wait, 1)
+        assert await asyncio.to_thread(engine.stopped.wait, 10)
     for span in default_spans.named("chat endless"):
         assert span.attributes["error.type"].endswith("CancelledError")
     assert len(default_spans.all()) == 2

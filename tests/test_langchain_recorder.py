@@ -7,6 +7,7 @@ import gc
 import logging
 
 import pytest
+from conftest import until
 from langchain_core.callbacks import CallbackManager, StdOutCallbackHandler
 from langchain_core.documents import Document
 from langchain_core.messages import AIMessage, HumanMessage
@@ -246,15 +247,15 @@ def test_t18_a_dropped_v3_stream_is_closed(spans, recorder, calls) -> None:
 
 async def test_t20_cancelled_at_root(spans, recorder, calls) -> None:
     """Cancelling a root ``ainvoke`` fires no callback; the call is closed as cancelled."""
-    task = asyncio.create_task(HostedChat(delay_s=5).ainvoke("q", using(recorder)))
-    await asyncio.sleep(0.02)
+    model = HostedChat(delay_s=60)
+    task = asyncio.create_task(model.ainvoke("q", using(recorder)))
+    await until(lambda: model.asked)
     assert recorder.open_runs == 1
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
     del task
-    await asyncio.sleep(0.01)
-    assert recorder.open_runs == 0
+    await until(lambda: recorder.open_runs == 0)
     span = spans.one("chat")
     assert span.attributes["error.type"].endswith("CancelledError")
     assert span.status.status_code is StatusCode.ERROR
@@ -268,29 +269,21 @@ async def test_t20_timeouts_inside_a_long_lived_task(spans, recorder) -> None:
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.002):
                 await model.ainvoke("q", using(recorder))
-    await asyncio.sleep(0.01)
-    assert recorder.open_runs == 0
+    await until(lambda: recorder.open_runs == 0)
     assert len(spans.named("chat")) == 20
 
 
 async def test_t20_cancelled_inside_a_chain(spans, recorder) -> None:
     """The enclosing chain's end closes the model call within it."""
-    begun = asyncio.Event()
-
-    class Slow(HostedChat):
-        async def _agenerate(self, *args, **kwargs) -> ChatResult:
-            begun.set()
-            return await super()._agenerate(*args, **kwargs)
-
-    chain = PROMPT | Slow(delay_s=5) | StrOutputParser()
+    model = HostedChat(delay_s=60)
+    chain = PROMPT | model | StrOutputParser()
     task = asyncio.create_task(chain.ainvoke({"question": "q"}, using(recorder)))
-    await begun.wait()
+    await until(lambda: model.asked)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    await asyncio.sleep(0.01)
+    await until(lambda: recorder.open_runs == 0)
     assert spans.one("chat").attributes["error.type"].endswith("CancelledError")
-    assert recorder.open_runs == 0
 
 
 def test_errors_carry_their_class_and_nothing_else(spans, recorder, calls) -> None:

@@ -382,4 +382,7 @@ def test_real_weights(tmp_path, spans) -> None:
         deadline = time.monotonic() + 5
         while not spans.all() and time.monotonic() < deadline:
             time.sleep(0.01)
-    assert spans.one("chat tiny").attributes["slm_adapters.device"] == "cpu"
+    attributes = spans.one("chat tiny").attributes
+    assert attributes["slm_adapters.device"] == "cpu"
+    assert attributes["slm_adapters.decode.tokens_per_second"] > 0
+    assert attributes["slm_adapters.queue.seconds"] >= 0

@@ -15,49 +15,20 @@ from typing import Any
 
 import litellm
 import pytest
-from conftest import Spans
-from langchain_core.callbacks import BaseCallbackHandler
-from langchain_models import HostedChat, NamelessChat
+from conftest import Spans, until
+from langchain_models import NamelessChat
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.types import interrupt
 from litellm.integrations.custom_logger import CustomLogger
 from litellm.llms.custom_llm import CustomLLM
+from old_langchain import Hosted, PlainHandler
 from opentelemetry import context as otel_context
 from opentelemetry import trace
 from opentelemetry.trace import StatusCode
 
 import slm_adapters.litellm
 from slm_adapters.langchain import CallRecorder
-
-
-class PlainHandler(BaseCallbackHandler):
-    """A span a run, kept by run id; the model's name from where the documentation shows it."""
-
-    run_inline = True
-
-    def __init__(self, provider: Any) -> None:
-        self.tracer, self.open = provider.get_tracer("plain"), {}
-
-    def on_chat_model_start(self, serialized, messages, *, run_id, **kwargs: Any) -> None:
-        model = kwargs["invocation_params"]["model_name"]
-        self.open[run_id] = self.tracer.start_span(f"chat {model}")
-
-    def on_chain_start(self, serialized, inputs, *, run_id, **kwargs: Any) -> None:
-        self.open[run_id] = self.tracer.start_span(f"chain {kwargs.get('name')}")
-
-    def on_llm_end(self, response, *, run_id, **kwargs: Any) -> None:
-        self.open.pop(run_id).end()
-
-    def on_chain_end(self, outputs, *, run_id, **kwargs: Any) -> None:
-        self.open.pop(run_id).end()
-
-    def on_llm_error(self, error, *, run_id, **kwargs: Any) -> None:
-        span = self.open.pop(run_id)
-        span.set_status(StatusCode.ERROR)
-        span.end()
-
-    on_chain_error = on_llm_error
 
 
 class AttachingHandler(PlainHandler):
@@ -74,14 +45,6 @@ class AttachingHandler(PlainHandler):
         span, token = self.open.pop(run_id)
         otel_context.detach(token)
         span.end()
-
-
-class Hosted(HostedChat):
-    """Says its name among the parameters, as the documented integrations do."""
-
-    @property
-    def _identifying_params(self) -> dict[str, Any]:
-        return {"model_name": self.model_name}
 
 
 @pytest.fixture
@@ -164,8 +127,9 @@ async def test_t20_cancelled_calls_stay_open(old, spans, both) -> None:
     model = Hosted(delay_s=30)
 
     async def by_task() -> None:
+        before = len(model.asked)
         running = asyncio.create_task(model.ainvoke("q", both))
-        await asyncio.sleep(0.002)
+        await until(lambda: len(model.asked) > before)
         running.cancel()
         await running
 

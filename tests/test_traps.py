@@ -1,12 +1,7 @@
-"""The forty traps of telemetry, each with the tests that hold it shut.
-
-``TRAPS`` says what goes wrong elsewhere and which tests of ours would fail if it went wrong here;
-a test of the table checks that they exist. Traps no other file covers are tested below.
-"""
+"""Traps of telemetry that no other file covers; all forty are listed in ``test_trap_table.py``."""
 
 from __future__ import annotations
 
-import ast
 import asyncio
 import contextlib
 import json
@@ -21,6 +16,7 @@ from pathlib import Path
 import litellm
 import pytest
 from conftest import InMemoryLogRecordExporter
+from floor import bare_span, function_calls
 from langchain.agents import create_agent
 from langchain_core.messages import AIMessage, AIMessageChunk
 from langchain_core.outputs import ChatGenerationChunk
@@ -41,108 +37,6 @@ from slm_adapters.langchain import CallRecorder
 from slm_adapters.telemetry.recorder import Recorder
 
 HERE = Path(__file__).parent
-
-#: Number -> what goes wrong elsewhere, and where it is tested here (file: test names' beginnings).
-TRAPS: dict[int, tuple[str, dict[str, list[str]]]] = {
-    1: ("an end event before its start event", {
-        "crewai_recorder": ["test_t1_"], "crewai_old_way": ["test_t1_an_end", "test_t1_a_start"]}),
-    2: ("slow handlers of others cost parents or time", {
-        "crewai_recorder": ["test_t2_"], "crewai_old_way": ["test_t2_two_hundred"]}),
-    3: ("internal flows as parents", {"crewai_recorder": ["test_t3_"]}),
-    4: ("entry points that are not seen, or outside the caller's trace", {
-        "crewai_recorder": ["test_t4_"],
-        "crewai_coverage": ["test_t4_every_entry", "test_t4_kick"]}),
-    5: ("concurrent crews mix", {
-        "crewai_recorder": ["test_t5_"], "crewai_coverage": ["test_t5_a_hundred"]}),
-    6: ("parallel tools and tasks under strangers", {
-        "crewai_recorder": ["test_t6_parallel", "test_t6_an_async_task"],
-        "crewai_coverage": ["test_t6_delegated"], "tool_timeouts": ["test_t6_"]}),
-    7: ("HTTP spans beside their call", {
-        "crewai_recorder": ["test_t7_"], "langchain_nesting": ["test_t7_"],
-        "crewai_old_way": ["test_t7_"], "old_ways": ["test_t7_"]}),
-    8: ("contexts detached elsewhere, leaks", {
-        "langchain_nesting": ["test_t8_"], "old_ways": ["test_t8_"]}),
-    9: ("cancelled calls stay open", {
-        "crewai_slm": ["test_t9_cancelled"], "crewai_recorder": ["test_t9_"],
-        "crewai_old_way": ["test_t9_"]}),
-    10: ("context-length errors and interrupts leak spans", {
-        "crewai_recorder": ["test_t10_"], "crewai_old_way": ["test_t10_"]}),
-    11: ("retries overlap or count tokens twice", {"crewai_recorder": ["test_t11_"]}),
-    12: ("CrewAI silences LiteLLM's loggers; three layers, three spans", {
-        "litellm_recorder": ["test_t12_"], "litellm_crewai": ["test_t12_"],
-        "crewai_recorder": ["test_t12_"], "crewai_old_way": ["test_t12_"]}),
-    13: ("LiteLLM's retries leave a span open", {
-        "litellm_recorder": ["test_t13_"], "old_ways": ["test_t13_"]}),
-    14: ("LiteLLM tells nobody of abandoned streams", {
-        "litellm_recorder": ["test_t14_"], "old_ways": ["test_t14_"]}),
-    15: ("LiteLLM calls by keyword", {
-        "litellm_recorder": ["test_t15_"], "old_ways": ["test_t15_"]}),
-    16: ("an instrumented client makes a second LLM span", {"one_llm_span": ["test_t16_"]}),
-    17: ("two registrations, two spans", {
-        "langchain_recorder": ["test_t17_"], "langchain_nesting": ["test_t17_"],
-        "instrument": ["test_t17_"], "crewai_recorder": ["test_t17_"], "old_ways": ["test_t17_"]}),
-    18: ("closed streams are called errors", {
-        "langchain_recorder": ["test_t18_"], "recorder": ["test_t18_"],
-        "langchain_broken_off": ["test_t18_"], "old_ways": ["test_t18_"]}),
-    19: ("interrupts are called errors", {
-        "langchain_graphs": ["test_t19_"], "old_ways": ["test_t19_"]}),
-    20: ("cancelled ainvoke leaks", {
-        "langchain_recorder": ["test_t20_"], "langchain_graphs": ["test_t20_"],
-        "langchain_nesting": ["test_t20_"], "old_ways": ["test_t20_"]}),
-    21: ("usage of streams, and zeros made up", {
-        "traps": ["test_t21_"], "recorder": ["test_t21_"], "langchain_recorder": ["test_t21_"]}),
-    22: ("time to first chunk of what is no stream", {
-        "langchain_recorder": ["test_t22_"], "recorder": ["test_t22_"]}),
-    23: ("models without a name are dropped", {
-        "langchain_recorder": ["test_t23_"], "old_ways": ["test_t23_"]}),
-    24: ("batches and choices", {"langchain_recorder": ["test_t24_"]}),
-    25: ("content leaks though it is off", {
-        "traps": ["test_t25_"], "recorder": ["test_t25_"], "crewai_recorder": ["test_t25_"],
-        "langchain_recorder": ["test_t25_"]}),
-    26: ("a redactor that fails", {
-        "recorder": ["test_t26_"], "langchain_recorder": ["test_t26_"]}),
-    27: ("content no collector takes", {"content": ["test_t27_"], "traps": ["test_t27_"]}),
-    28: ("long runs are ended by the clock", {
-        "crewai_recorder": ["test_t28_"], "traps": ["test_t28_"]}),
-    29: ("unfinished runs pile up", {
-        "langchain_recorder": ["test_t29_"], "crewai_recorder": ["test_t29_"]}),
-    30: ("telemetry nobody asked for costs", {
-        "traps": ["test_t30_"], "recorder": ["test_t30_"], "langchain_recorder": ["test_t30_"]}),
-    31: ("exporters that block or fail", {"traps": ["test_t31_"], "export": ["test_t31_"]}),
-    32: ("the user's provider is taken over", {
-        "export": ["test_t32_"], "langchain_nesting": ["test_t32_"]}),
-    33: ("nothing is restored", {
-        "instrument": ["test_t33_"], "langchain_nesting": ["test_t33_"],
-        "crewai_recorder": ["test_t33_"], "traps": ["test_t33_"]}),
-    34: ("the observer's failures reach the user", {
-        "recorder": ["test_t34_"], "langchain_recorder": ["test_t34_"],
-        "litellm_recorder": ["test_t34_"], "crewai_recorder": ["test_t34_"]}),
-    35: ("scoped handlers and replay", {"crewai_recorder": ["test_t35_"]}),
-    36: ("a framework that is absent", {"traps": ["test_t36_"]}),
-    37: ("a conversation that is made up", {"langchain_recorder": ["test_t37_"]}),
-    38: ("names that grow without bound", {"crewai_recorder": ["test_t38_"]}),
-    39: ("lifetime counters as a run's usage", {
-        "traps": ["test_t39_"], "crewai_coverage": ["test_t39_"], "crewai_old_way": ["test_t39_"]}),
-    40: ("signal handlers and threads", {
-        "crewai_recorder": ["test_t40_"], "traps": ["test_t40_"]}),
-}  # fmt: skip
-
-
-def names_in(name: str) -> list[str]:
-    tree = ast.parse((HERE / f"test_{name}.py").read_text(encoding="utf-8"))
-    kinds = (ast.FunctionDef, ast.AsyncFunctionDef)
-    return [node.name for node in ast.walk(tree) if isinstance(node, kinds)]
-
-
-def test_every_trap_has_a_test_that_carries_its_number() -> None:
-    """T1 to T40, without a gap; every test named in the table exists."""
-    assert sorted(TRAPS) == list(range(1, 41))
-    for number, (_, places) in TRAPS.items():
-        for file, beginnings in places.items():
-            for beginning in beginnings:
-                assert beginning.startswith(f"test_t{number}_")
-                found = [name for name in names_in(file) if name.startswith(beginning)]
-                assert found, f"T{number}: no {beginning}* in test_{file}.py"
 
 
 def fresh(program: str) -> str:
@@ -246,21 +140,20 @@ def test_t27_images_bytes_and_models_on_a_span_are_valid_json(spans, monkeypatch
     assert len(text) < 64_000
 
 
-def test_t30_a_call_costs_little_with_and_without_a_provider(spans) -> None:
-    """Microseconds of CPU, best of many rounds: 20 an event without a provider, 50 with one."""
+@pytest.mark.parametrize(
+    ("provider", "spans_worth"), [(None, 0.5), (TracerProvider(), 1.25)], ids=["without", "with"]
+)
+def test_t30_a_call_costs_little_with_and_without_a_provider(provider, spans_worth) -> None:
+    """20 us an event without a provider and 50 with one are more than a bare span a call.
 
-    def best(recorder: Recorder) -> float:
-        rounds = []
-        for _ in range(30):
-            began = time.process_time_ns()
-            for _ in range(100):
-                recorder.open(framework="test", provider="p", model="m").finish()
-            rounds.append((time.process_time_ns() - began) / 100 / 1000)
-        return min(rounds)
+    Counted in function calls, which no busy machine changes.
+    """
+    recorder = Recorder(tracer_provider=provider)
 
-    events = 2
-    assert best(Recorder()) < 20 * events
-    assert best(Recorder(tracer_provider=TracerProvider())) < 50 * events
+    def one_call() -> None:
+        recorder.open(framework="test", provider="p", model="m").finish()
+
+    assert function_calls(one_call) < spans_worth * bare_span()
 
 
 class Blocking(SpanExporter):
@@ -272,7 +165,8 @@ class Blocking(SpanExporter):
     def export(self, spans):
         if self.error is not None:
             raise self.error
-        self.release.wait(20)
+        self.release.wait(60)
+        self.release.set()
         return SpanExportResult.SUCCESS
 
     def shutdown(self) -> None:
@@ -281,14 +175,13 @@ class Blocking(SpanExporter):
 
 @pytest.mark.parametrize("exporter", [Blocking(), Blocking(ConnectionError("down"))])
 def test_t31_an_exporter_that_blocks_or_raises_costs_the_caller_nothing(exporter) -> None:
-    """A span sent from the caller's thread would wait here for 20 s."""
+    """A span sent from the caller's thread would wait here until somebody lets it go."""
     provider = TracerProvider()
     provider.add_span_processor(BatchSpanProcessor(exporter, schedule_delay_millis=10))
     recorder = CallRecorder(tracer_provider=provider)
-    began = time.perf_counter()
     for _ in range(50):
         assert HostedChat().invoke("q", {"callbacks": [recorder]}).content == "a hosted answer"
-    assert time.perf_counter() - began < 5
+    assert not exporter.release.is_set(), "the calls waited for the exporter"
     exporter.release.set()
     provider.shutdown()
 
@@ -449,14 +342,3 @@ def test_t26_a_redactor_that_returns_garbage_leaks_nothing_to_a_hook() -> None:
         recorder = Recorder(redact=garbage, hooks=[calls.append])
         recorder.open(framework="test", model="m", messages=[Message("user", SECRET)]).finish()
         assert SECRET not in calls[0].to_json()
-
-
-def test_every_feature_we_claim_names_a_test_that_exists() -> None:
-    """docs/features.md: no Y of ours without its test."""
-    text = (HERE.parent / "docs" / "features.md").read_text(encoding="utf-8")
-    rows = [line for line in text.splitlines() if line.startswith("| ") and "| Y `" in line]
-    features = [line for line in text.splitlines() if line.startswith("| ")][1:]
-    assert len(rows) == len(features) > 25
-    for row in rows:
-        file, _, test = row.rsplit("`", 2)[1].partition("::")
-        assert test in names_in(file.removeprefix("test_").removesuffix(".py")), row

@@ -377,6 +377,49 @@ assert methods() == before
 """)
 
 
+def test_what_a_program_imports_later_is_wrapped_then_and_not_imported_by_us() -> None:
+    """Tools, retrievers and plain models cost nobody who does not use them."""
+    done = subprocess.run([sys.executable, "-c", LATER], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+LATER = """
+import gc, sys
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+from slm_adapters.langchain import CallRecorder
+
+before, late = list(sys.meta_path), ("langchain_core.tools.base", "langchain_core.retrievers")
+provider = TracerProvider()
+recorder = CallRecorder(tracer_provider=provider)
+assert not any(name in sys.modules for name in late)
+
+from langchain_core.tools import tool
+
+seen = []
+
+@tool
+def look() -> str:
+    "Looks."
+    seen.append(trace.get_current_span().name)
+    return "done"
+
+assert look.invoke({}, {"callbacks": [recorder]}) == "done"
+assert seen == ["execute_tool look"]
+spec = sys.modules[late[0]].__spec__
+assert type(spec.loader).__module__ != "slm_adapters._langchain.imports"
+assert spec.loader.get_source(late[0])
+
+wrapped = sys.modules[late[0]].BaseTool.run
+del recorder
+gc.collect()
+assert sys.modules[late[0]].BaseTool.run is not wrapped
+assert len(sys.meta_path) < len(before) + 1
+from langchain_core.retrievers import BaseRetriever
+assert not hasattr(BaseRetriever.invoke, "_slm_adapters")
+"""
+
+
 def test_t33_a_wrapper_put_over_ours_survives() -> None:
     """Somebody who wrapped later keeps working, and we do not wrap twice."""
     fresh("""
@@ -403,7 +446,7 @@ def test_a_langchain_without_a_method_costs_one_warning() -> None:
     """An unknown version: the documented callbacks still record; nobody is left in silence."""
     said = fresh("""
 logging.basicConfig()
-nesting._PLACES.insert(0, (BaseChatModel, "_gone", None))
+nesting._PLACES[BaseChatModel.__module__]["BaseChatModel"]["_gone"] = None
 calls = []
 recorder = CallRecorder(hooks=[calls.append])
 HostedChat().invoke("q", {"callbacks": [recorder]})

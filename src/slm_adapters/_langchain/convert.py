@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from langchain_core.messages import (
     AIMessage,
@@ -20,9 +20,11 @@ from langchain_core.messages.tool import tool_call, tool_call_chunk
 from langchain_core.outputs import ChatGeneration, ChatResult
 
 from ..calls import Content, Message, Tool, ToolCall, Usage
-from ..engine.engine import Completion, ToolChoice
 from ..telemetry import semconv
 from ..telemetry.content import Row
+
+if TYPE_CHECKING:
+    from ..engine.engine import Completion, ToolChoice
 
 __all__ = [
     "LOCAL_PROVIDER", "ai_message", "chat_result", "json_text", "last_chunks", "marked",

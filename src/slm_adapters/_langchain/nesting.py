@@ -15,17 +15,16 @@ import time
 import weakref
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Container, Generator, Iterator
 from contextvars import ContextVar
+from types import ModuleType
 from typing import Any, Protocol
 
-from langchain_core.language_models import BaseChatModel, BaseLLM
-from langchain_core.retrievers import BaseRetriever
-from langchain_core.tools import BaseTool
 from opentelemetry.context import Context
 
 from ..telemetry import semconv
 from ..telemetry.current import get_context, set_context
 from ..telemetry.harmless import warn_once
 from ..telemetry.recorder import OpenSpan
+from .imports import forget, when_imported
 
 __all__ = ["Guard", "Listener", "contexts", "entered", "keep_while"]
 
@@ -64,10 +63,6 @@ class Guard:
 
 
 _MODELS = frozenset((semconv.CHAT, semconv.TEXT_COMPLETION))
-_OTHERS: dict[Any, tuple[str, ...]] = {
-    BaseTool: (semconv.EXECUTE_TOOL,),
-    BaseRetriever: (semconv.RETRIEVAL,),
-}
 
 #: The open runs' contexts, by run id: of several recorders, the first one's.
 contexts: dict[int, Context] = {}
@@ -145,9 +140,7 @@ def _aknown(original: Any, manager_of: Callable[..., Any] | None = None) -> Any:
     return wrapped
 
 
-def _guarded(original: Any, owner: type[Any]) -> Any:
-    operations = _OTHERS[owner]
-
+def _guarded(original: Any, *operations: str) -> Any:
     @functools.wraps(original)
     def wrapped(self: Any, *args: Any, **kwargs: Any) -> Any:
         outer, before = get_context(), _guard.get()
@@ -166,9 +159,7 @@ def _guarded(original: Any, owner: type[Any]) -> Any:
     return wrapped
 
 
-def _aguarded(original: Any, owner: type[Any]) -> Any:
-    operations = _OTHERS[owner]
-
+def _aguarded(original: Any, *operations: str) -> Any:
     @functools.wraps(original)
     async def wrapped(self: Any, *args: Any, **kwargs: Any) -> Any:
         outer, before = get_context(), _guard.get()
@@ -339,22 +330,39 @@ def _first_of_many(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     return managers[0] if managers else None
 
 
-_PLACES: list[tuple[type[Any], str, Callable[[Any], Any]]] = [
-    (BaseChatModel, "_generate_with_cache", _known),
-    (BaseChatModel, "_agenerate_with_cache", _aknown),
-    (BaseChatModel, "stream", _stream),
-    (BaseChatModel, "astream", _astream),
-    (BaseChatModel, "_iter_v2_events", _events),
-    (BaseChatModel, "_aiter_v2_events", _aevents),
-    (BaseLLM, "_generate_helper", lambda f: _known(f, _first_of_many)),
-    (BaseLLM, "_agenerate_helper", lambda f: _aknown(f, _first_of_many)),
-    (BaseLLM, "stream", _stream),
-    (BaseLLM, "astream", _astream),
-    (BaseTool, "run", lambda f: _guarded(f, BaseTool)),
-    (BaseTool, "arun", lambda f: _aguarded(f, BaseTool)),
-    (BaseRetriever, "invoke", lambda f: _guarded(f, BaseRetriever)),
-    (BaseRetriever, "ainvoke", lambda f: _aguarded(f, BaseRetriever)),
-]
+#: Module -> class -> method -> what wraps it.
+_PLACES: dict[str, dict[str, dict[str, Callable[[Any], Any]]]] = {
+    "langchain_core.language_models.chat_models": {
+        "BaseChatModel": {
+            "_generate_with_cache": _known,
+            "_agenerate_with_cache": _aknown,
+            "stream": _stream,
+            "astream": _astream,
+            "_iter_v2_events": _events,
+            "_aiter_v2_events": _aevents,
+        }
+    },
+    "langchain_core.language_models.llms": {
+        "BaseLLM": {
+            "_generate_helper": lambda f: _known(f, _first_of_many),
+            "_agenerate_helper": lambda f: _aknown(f, _first_of_many),
+            "stream": _stream,
+            "astream": _astream,
+        }
+    },
+    "langchain_core.tools.base": {
+        "BaseTool": {
+            "run": lambda f: _guarded(f, semconv.EXECUTE_TOOL),
+            "arun": lambda f: _aguarded(f, semconv.EXECUTE_TOOL),
+        }
+    },
+    "langchain_core.retrievers": {
+        "BaseRetriever": {
+            "invoke": lambda f: _guarded(f, semconv.RETRIEVAL),
+            "ainvoke": lambda f: _aguarded(f, semconv.RETRIEVAL),
+        }
+    },
+}
 
 _lock = threading.RLock()
 _users = 0
@@ -380,22 +388,36 @@ def _release() -> None:
 
 
 def _install() -> None:
-    for owner, name, wrap in _PLACES:
-        original = vars(owner).get(name)
-        if original is None:
-            warn_once(
-                f"LangChain's {owner.__name__}.{name}",
-                f"slm-adapters does not know this version of LangChain: {owner.__name__}.{name} "
-                "is not there, so spans of HTTP clients may not nest under their model call.",
-            )
-        elif not _is_ours(original):
-            wrapped = wrap(original)
-            wrapped._slm_adapters = True
-            setattr(owner, name, wrapped)
-            _put.append((owner, name, original, wrapped))
+    for module in _PLACES:
+        when_imported(module, _wrap)
+
+
+def _wrap(module: ModuleType) -> None:
+    with _lock:
+        if not _users:
+            return
+        for owner, places in _PLACES[module.__name__].items():
+            for name, wrap in places.items():
+                _wrap_one(getattr(module, owner, None), owner, name, wrap)
+
+
+def _wrap_one(owner: Any, called: str, name: str, wrap: Callable[[Any], Any]) -> None:
+    original = vars(owner).get(name) if owner is not None else None
+    if original is None:
+        warn_once(
+            f"LangChain's {called}.{name}",
+            f"slm-adapters does not know this version of LangChain: {called}.{name} "
+            "is not there, so spans of HTTP clients may not nest under their model call.",
+        )
+    elif not _is_ours(original):
+        wrapped = wrap(original)
+        wrapped._slm_adapters = True
+        setattr(owner, name, wrapped)
+        _put.append((owner, name, original, wrapped))
 
 
 def _uninstall() -> None:
+    forget()
     for owner, name, original, wrapped in _put:
         # Somebody else's wrapper over ours stays; ours below passes through.
         if vars(owner).get(name) is wrapped:

@@ -1,4 +1,4 @@
-"""CrewAI's traps of content: a listener exports or loses it, ours passes. Both on the same calls."""
+"""CrewAI's traps of content: a listener exports or loses it, ours passes on the same calls."""
 
 from __future__ import annotations
 

@@ -17,10 +17,11 @@ mkdir -p "$dir"
 shared=(test_recorder test_hooks test_content test_metrics test_export test_instrument
   test_one_llm_span)
 langchain=(test_langchain_recorder test_langchain_nesting test_langchain_graphs
-  test_langchain_broken_off test_langchain_model test_litellm_recorder
+  test_langchain_broken_off test_langchain_coverage test_langchain_model test_litellm_recorder
   test_litellm_real_http test_litellm_bad_input)
 crewai=(test_crewai_recorder test_crewai_coverage test_crewai_instrument test_crewai_old_way
-  test_crewai_old_way_trees test_crewai_old_way_program test_crewai_swap test_crewai_slm
+  test_crewai_old_way_trees test_crewai_old_way_content test_crewai_old_way_program
+  test_crewai_llm_kinds test_crewai_swap test_crewai_slm
   test_litellm_crewai test_conformance test_spending test_local_facts test_traps
   test_tool_timeouts)
 

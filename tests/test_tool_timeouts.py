@@ -21,10 +21,20 @@ CANCELLED = "asyncio.exceptions.CancelledError"
 ASKING = AIMessage("", tool_calls=[{"name": "look_up", "args": {"word": "x"}, "id": "1"}])
 
 
+#: The limit that runs out when the tool has begun, however long it took to get there.
+LIMITS: list[asyncio.Timeout] = []
+
+
+async def for_ever() -> None:
+    for limit in LIMITS:
+        limit.reschedule(asyncio.get_running_loop().time())
+    await asyncio.sleep(60)
+
+
 @langchain_tool
 async def look_up(word: str) -> str:
     """Look a word up, for ever."""
-    await asyncio.sleep(9)
+    await for_ever()
     return word
 
 
@@ -35,7 +45,7 @@ class Shelf(BaseRetriever):
         return []
 
     async def _aget_relevant_documents(self, query, *, run_manager):
-        await asyncio.sleep(9)
+        await for_ever()
         return []
 
 
@@ -43,21 +53,30 @@ def desk():
     return create_agent(HostedChat(replies=[ASKING, "done"]), [look_up], name="desk")
 
 
+async def limited(work) -> None:
+    async with asyncio.timeout(None) as limit:
+        LIMITS[:] = [limit]
+        try:
+            await work
+        finally:
+            LIMITS.clear()
+
+
 async def alone(using) -> None:
-    await asyncio.wait_for(look_up.ainvoke({"word": "x"}, using), 0.02)
+    await limited(look_up.ainvoke({"word": "x"}, using))
 
 
 async def retrieval(using) -> None:
-    await asyncio.wait_for(Shelf().ainvoke("x", using), 0.02)
+    await limited(Shelf().ainvoke("x", using))
 
 
 async def in_an_agent(using) -> None:
-    await asyncio.wait_for(desk().ainvoke({"messages": [("user", "q")]}, using), 0.1)
+    await limited(desk().ainvoke({"messages": [("user", "q")]}, using))
 
 
 async def by_the_graph(using) -> None:
     graph = desk()
-    graph.step_timeout = 0.1
+    graph.step_timeout = 1
     await graph.ainvoke({"messages": [("user", "q")]}, using)
 
 

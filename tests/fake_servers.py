@@ -114,6 +114,11 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
 
+class _Server(ThreadingHTTPServer):
+    #: Sixty-four connections at one moment are refused by none.
+    request_queue_size = 128
+
+
 @contextmanager
 def fake_server(
     chat: Callable[[dict[str, Any]], Answer],
@@ -129,7 +134,7 @@ def fake_server(
         paths["/v1/models"] = lambda _: {"object": "list", "data": models}
     given = {"chat": staticmethod(chat), "routes": paths, "server_version": software}
     handler = type("Handler", (_Handler,), given)
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    server = _Server(("127.0.0.1", 0), handler)
     server.daemon_threads = True
     fake = handler.fake = FakeServer(server.server_address[1])
     threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()

@@ -28,6 +28,9 @@ def join(recorder: Any) -> None:
 def leave(recorder: Any) -> None:
     """It does not any more."""
     _recorders.discard(recorder)
+    if len(_recorders) < 2:
+        with _lock:
+            _made.clear()
 
 
 def remember(recorder: Any, details: Mapping[str, Any], call: OpenCall) -> None:

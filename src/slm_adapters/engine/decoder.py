@@ -71,6 +71,7 @@ class Decoder:
             self._threads = one_thread
         #: The row of each in the last step.
         self._advanced: dict[Generation, int] = {}
+        self._stepped = 0
         self.prefixes: PrefixCache | SnapshotCache | None = None
         if prefix_budget and self.network.resumable:
             kind = PrefixCache if self.network.croppable else SnapshotCache
@@ -158,6 +159,7 @@ class Decoder:
         for generation, row in zip(generations, logits, strict=True):
             generation.logits = row
         self._advanced = {generation: row for row, generation in enumerate(generations)}
+        self._stepped = len(generations)
 
     def choose(
         self,
@@ -185,12 +187,13 @@ class Decoder:
         rows = [self._advanced.get(g) if g.chooser.greedy else None for g in generations]
         if likeliest is None or None in rows:
             return None
-        tokens = likeliest(len(self._advanced))
+        tokens = likeliest(self._stepped)
         return [tokens[row] for row in rows if row is not None]
 
     def end(self, generation: Generation) -> None:
         """The reply is over, or given up."""
         cache, generation.cache, generation.logits = generation.cache, None, None
+        self._advanced.pop(generation, None)
         if cache is not None:
             self.network.release(cache)
 

@@ -184,8 +184,10 @@ class Decoder:
     def _likeliest(self, generations: Sequence[Generation]) -> list[int] | None:
         """What greedy replies go on with, where the last step has found it already."""
         likeliest = getattr(self.network, "likeliest", None)
+        if likeliest is None:
+            return None
         rows = [self._advanced.get(g) if g.chooser.greedy else None for g in generations]
-        if likeliest is None or None in rows:
+        if None in rows:
             return None
         tokens = likeliest(self._stepped)
         return [tokens[row] for row in rows if row is not None]

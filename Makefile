@@ -20,7 +20,7 @@ test: $(VENV)/.dev ## Lint, type-check and run every test; prints what was skipp
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest $(TEST_ARGS)
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(TEST_ARGS)
 
 test-matrix: $(VENV)/.dev ## Recorder and model tests with the oldest and newest releases we claim
 	PYTHON=$(BIN)/python tests/matrix.sh .matrix $(MATRIX)

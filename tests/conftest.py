@@ -16,6 +16,9 @@ os.environ.update(
     LITELLM_LOCAL_MODEL_COST_MAP="True",
     TOKENIZERS_PARALLELISM="false",
 )
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # A worker has one core; more threads than cores make each other wait.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.pop("OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT", None)
 
 import pytest

@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 from conftest import Spans
 from crewai.events.event_bus import crewai_event_bus
-from crewai.events.types.llm_events import LLMCallStartedEvent
 from crewai.llms.base_llm import llm_call_context
 from crewai_cases import HostedLLM, SilentLLM, crew
 from old_crewai import PlainListener
@@ -74,15 +73,26 @@ def test_t1_a_start_that_is_handled_five_seconds_late_has_the_right_times(spans,
 
 def test_t2_two_hundred_calls_do_not_wait_for_the_handlers_of_others(old, spans, recorder):
     """Every thread of the bus is blocked: the old way has nothing yet, ours all 200 calls."""
-    release = threading.Event()
-    crewai_event_bus.on(LLMCallStartedEvent)(lambda source, event: release.wait(60))
-    with spans.provider.get_tracer("app").start_as_current_span("request"):
-        for _ in range(200):
-            HostedLLM().call("x")
-    chats = spans.named("chat")
-    assert not release.is_set()
-    assert len(old.all()) == 0
-    release.set()
+    crewai_event_bus._ensure_executor_initialized()
+    pool = crewai_event_bus._sync_executor
+    release, blocked = threading.Event(), threading.Barrier(pool._max_workers + 1)
+
+    def block() -> None:
+        blocked.wait(20)
+        release.wait(60)
+
+    for _ in range(pool._max_workers):
+        pool.submit(block)
+    blocked.wait(20)
+    try:
+        with spans.provider.get_tracer("app").start_as_current_span("request"):
+            for _ in range(200):
+                HostedLLM().call("x")
+        chats = spans.named("chat")
+        assert len(old.all()) == 0
+    finally:
+        # Whatever happens, the tests after this one need the bus.
+        release.set()
     crewai_event_bus.flush()
     assert len(chats) == 200
     assert {spans.parent_name(chat) for chat in chats} == {"request"}

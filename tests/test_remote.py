@@ -796,7 +796,8 @@ def test_a_servers_errors_are_typed_and_say_what_to_do(status, body, kind, strea
             else:
                 remote(server, "x").complete(ask())
         assert len(server.chats()) == 1
-        text = str(failed.value).lower()
+        # The server's port is any number, 40429 too.
+        text = str(failed.value).lower().replace(f"127.0.0.1:{server.port}", "the server")
         assert not any(word in text for word in ("rate limit", "too many", "429 ", "throttl"))
         assert ":" in text
 

@@ -188,8 +188,8 @@ def test_soak_litellm() -> None:
         assert recorder.open_calls == 0
         assert not recorder._pending
         assert not together._made
-        # LiteLLM keeps things of its own; what counts is that ours do not add up by the call.
-        assert objects < 5
+        # LiteLLM keeps a handful of its own; ours would add up by the call or by the cancel.
+        assert objects < 50
 
 
 def settled(still_open) -> None:

@@ -145,28 +145,45 @@ class Switch:
 
 
 class Setup:
-    """How an integration is on. ``switch(on)``: turns it off and on again, where it can be."""
+    """How an integration is on, and how it is turned off and on again, where it can be.
+
+    ``switch(on)``: what that takes beyond not handing over callbacks; may return new ones.
+    """
 
     def __init__(self, callbacks=(), flush=None, around=None, switch=None, extra=None):
         self.callbacks, self.flush, self.around = list(callbacks), flush, around
-        self.switch, self.extra = switch, extra or {}
+        self.extra, self.on, self._kept = extra or {}, True, list(callbacks)
+        self._switch = switch
+        self.switchable = bool(switch or callbacks or around)
+
+    def switch(self, on):
+        """Off, a call gets no callbacks and no function around it, or what ``switch`` undid."""
+        if on != self.on:
+            self.on = on
+            made = self._switch(on) if self._switch else None
+            # The list that calls are given is the same one all the time.
+            self.callbacks[:] = (made or self._kept) if on else []
 
 
 def switching(on, off):
-    """A ``switch`` for what is on now."""
-    state = [True]
+    """A ``switch`` made of two functions."""
 
     def switch(wanted):
-        if wanted != state[0]:
-            (on if wanted else off)()
-            state[0] = wanted
+        (on if wanted else off)()
 
     return switch
 
 
+def switching_instrumentor(instrumentor, sw):
+    return switching(
+        lambda: instrumentor().instrument(tracer_provider=sw.provider),
+        lambda: instrumentor().uninstrument(),
+    )
+
+
 # --------------------------------------------------------------- baselines
 def none(target, sw):
-    return Setup(switch=lambda on: None)
+    return Setup()
 
 
 def _noop(inline):
@@ -238,7 +255,7 @@ def floor_inline(target, sw):
 
             return run
 
-    return Setup(around=around, switch=lambda on: None)
+    return Setup(around=around)
 
 
 def _floor_handler(content):
@@ -339,21 +356,25 @@ def _floor_handler(content):
 # -------------------------------------------------------------------- ours
 def slm_adapters(target, sw):
     """slm-adapters as its README says: construct the recorder, hand it over."""
+    options = {"tracer_provider": sw.provider}
     if target == "langchain":
         from slm_adapters.langchain import CallRecorder
 
-        return Setup([CallRecorder(tracer_provider=sw.provider)])
+        # Off, the recorder is gone, and with it what it wraps.
+        return Setup([CallRecorder(**options)], switch=lambda on: on and [CallRecorder(**options)])
     if target == "crewai":
         from slm_adapters.crewai import instrument, uninstrument
 
-        def on():
-            instrument(tracer_provider=sw.provider)
-
-        on()
-        return Setup(switch=switching(on, uninstrument))
+        instrument(**options)
+        return Setup(switch=switching(lambda: instrument(**options), uninstrument))
     from slm_adapters.litellm import CallRecorder
 
-    return Setup(extra={"keep": CallRecorder(tracer_provider=sw.provider)})
+    live = [CallRecorder(**options)]
+
+    def off():
+        live.pop().close()
+
+    return Setup(switch=switching(lambda: live.append(CallRecorder(**options)), off))
 
 
 # ------------------------------------------------------------------- peers
@@ -369,12 +390,7 @@ def openinference(target, sw):
         from openinference.instrumentation.litellm import LiteLLMInstrumentor
 
         LiteLLMInstrumentor().instrument(tracer_provider=sw.provider)
-        return Setup(
-            switch=switching(
-                lambda: I().instrument(tracer_provider=sw.provider), lambda: I().uninstrument()
-            )
-        )
-    return Setup()
+    return Setup(switch=None if target == "litellm" else switching_instrumentor(I, sw))
 
 
 def openinference_events(target, sw):
@@ -390,11 +406,8 @@ def openllmetry(target, sw):
     else:
         from opentelemetry.instrumentation.crewai import CrewAIInstrumentor as I
     I().instrument(tracer_provider=sw.provider)
-    return Setup(
-        switch=switching(
-            lambda: I().instrument(tracer_provider=sw.provider), lambda: I().uninstrument()
-        )
-    )
+    # In LangChain its wrappers stay after uninstrument() and slow the untraced calls down.
+    return Setup(switch=switching_instrumentor(I, sw) if target == "crewai" else None)
 
 
 def langfuse(target, sw):
@@ -501,7 +514,7 @@ def otel_genai(target, sw):
     from opentelemetry.instrumentation.genai.langchain import LangChainInstrumentor
 
     LangChainInstrumentor().instrument(tracer_provider=sw.provider)
-    return Setup()
+    return Setup(switch=switching_instrumentor(LangChainInstrumentor, sw))
 
 
 def litellm_otel(target, sw):
@@ -544,7 +557,7 @@ def crewai_native(target, sw):
 
         return run
 
-    return Setup(around=around, switch=lambda on: None)
+    return Setup(around=around)
 
 
 LC, CR, LL = "langchain", "crewai", "litellm"

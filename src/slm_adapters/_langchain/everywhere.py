@@ -6,8 +6,6 @@ import threading
 from contextvars import ContextVar
 from typing import Any
 
-from langchain_core.tracers import context as hooks
-
 from ..telemetry.harmless import warn_once
 from .handler import CallRecorder
 
@@ -26,6 +24,9 @@ def instrument(**options: Any) -> CallRecorder:
 
         instrument(store="calls.db")
     """
+    # Here, because it brings LangSmith's client along.
+    from langchain_core.tracers import context as hooks
+
     global _recorder, _variable
     with _lock:
         if _recorder is not None:
@@ -52,6 +53,7 @@ def uninstrument() -> None:
         _recorder = _variable = None
     if recorder is None:
         return
-    registered = hooks._configure_hooks
+    from langchain_core.tracers.context import _configure_hooks as registered
+
     registered[:] = [entry for entry in registered if entry[0] is not variable]
     recorder.close()

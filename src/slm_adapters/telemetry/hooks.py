@@ -14,7 +14,6 @@ import importlib
 import os
 from collections.abc import Callable, Iterable, Sequence
 from importlib.metadata import entry_points
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from ..calls import Call, Reply
@@ -51,72 +50,19 @@ class CompletionHook(Protocol):
     ) -> None: ...
 
 
-# util-genai's types, for when it is not installed: the same names, fields and order.
-
-
-@dataclasses.dataclass
-class TextPart:
-    content: str
-    type: str = "text"
-
-
-@dataclasses.dataclass
-class ToolCallRequestPart:
-    arguments: Any
-    name: str
-    id: str | None
-    type: str = "tool_call"
-
-
-@dataclasses.dataclass
-class ToolCallResponsePart:
-    response: Any
-    id: str | None
-    type: str = "tool_call_response"
-
-
-@dataclasses.dataclass
-class GenericPart:
-    type: str
-
-
-@dataclasses.dataclass
-class InputMessage:
-    role: str
-    parts: list[Any]
-    name: str | None = None
-
-
-@dataclasses.dataclass
-class OutputMessage:
-    role: str
-    parts: list[Any]
-    finish_reason: str | None = None
-    name: str | None = None
-
-
-@dataclasses.dataclass
-class FunctionToolDefinition:
-    name: str
-    description: str | None
-    parameters: Any
-    type: str = "function"
-
-
 @functools.cache
 def _types() -> Any:
     try:
         return importlib.import_module("opentelemetry.util.genai.types")
     except ImportError:
-        return SimpleNamespace(**globals())
+        return importlib.import_module(".hook_types", __package__)
 
 
-@dataclasses.dataclass
 class Said:
     """What was said in one call; hooks may change the lists."""
 
-    inputs: list[Any]
-    outputs: list[Any]
+    def __init__(self, inputs: list[Any], outputs: list[Any]) -> None:
+        self.inputs, self.outputs = inputs, outputs
 
     def input_json(self) -> str:
         """``gen_ai.input.messages`` as the hooks left it."""

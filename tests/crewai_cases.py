@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from crewai import Agent, Crew, Task
+from crewai.events.event_bus import crewai_event_bus
 from crewai.events.types.llm_events import LLMCallType
 from crewai.llms.base_llm import BaseLLM, llm_call_context
 from crewai.tools import BaseTool
@@ -85,6 +88,28 @@ class Noted(BaseTool):
         if self.during is not None:
             self.during()
         return f"found {word}"
+
+
+@contextmanager
+def busy_bus() -> Iterator[None]:
+    """Every thread of CrewAI's bus is taken meanwhile: its listeners run afterwards."""
+    crewai_event_bus._ensure_executor_initialized()
+    pool = crewai_event_bus._sync_executor
+    release, taken = threading.Event(), threading.Barrier(pool._max_workers + 1)
+
+    def block() -> None:
+        taken.wait(20)
+        release.wait(60)
+
+    for _ in range(pool._max_workers):
+        pool.submit(block)
+    taken.wait(20)
+    try:
+        yield
+    finally:
+        # Whatever happens, the tests after this one need the bus.
+        release.set()
+    crewai_event_bus.flush()
 
 
 def tool(during: Callable[[], Any] | None = None) -> Noted:

@@ -11,7 +11,7 @@ import sys
 import pytest
 from conftest import Spans
 from crewai.events.event_bus import crewai_event_bus
-from crewai_cases import HostedLLM, SilentLLM, crew, tool
+from crewai_cases import HostedLLM, SilentLLM, busy_bus, crew, tool
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from slm_adapters._crewai import bus, guards, listening, replacing
@@ -89,6 +89,21 @@ def test_t33_instrumenting_again_after_uninstrument_works(spans):
         uninstrument()
         HostedLLM().call("x")
     assert [span.name for span in spans.all()] == ["chat hosted"] * 3
+
+
+def test_t33_a_first_event_that_listeners_get_late_is_no_sign_of_a_tap_passed_by(spans, told):
+    """CrewAI's threads may come to a recorder's first event when the next recorder is there."""
+    with busy_bus():
+        for _ in range(3):
+            instrument(tracer_provider=spans.provider)
+            HostedLLM().call("x")
+            uninstrument()
+        instrument(tracer_provider=spans.provider)
+    HostedLLM().call("x")
+    crewai_event_bus.flush()
+    assert len(spans.all()) == 4
+    assert not listening.active()
+    assert told() == []
 
 
 @pytest.mark.parametrize("first", ["instrument", "recorder"])

@@ -7,7 +7,6 @@ ended by its completed or failed event. Each test sees it fail first.
 from __future__ import annotations
 
 import asyncio
-import threading
 import time
 from typing import Any
 
@@ -15,7 +14,7 @@ import pytest
 from conftest import Spans
 from crewai.events.event_bus import crewai_event_bus
 from crewai.llms.base_llm import llm_call_context
-from crewai_cases import HostedLLM, SilentLLM, crew
+from crewai_cases import HostedLLM, SilentLLM, busy_bus, crew
 from old_crewai import PlainListener
 from opentelemetry import trace
 
@@ -73,27 +72,12 @@ def test_t1_a_start_that_is_handled_five_seconds_late_has_the_right_times(spans,
 
 def test_t2_two_hundred_calls_do_not_wait_for_the_handlers_of_others(old, spans, recorder):
     """Every thread of the bus is blocked: the old way has nothing yet, ours all 200 calls."""
-    crewai_event_bus._ensure_executor_initialized()
-    pool = crewai_event_bus._sync_executor
-    release, blocked = threading.Event(), threading.Barrier(pool._max_workers + 1)
-
-    def block() -> None:
-        blocked.wait(20)
-        release.wait(60)
-
-    for _ in range(pool._max_workers):
-        pool.submit(block)
-    blocked.wait(20)
-    try:
+    with busy_bus():
         with spans.provider.get_tracer("app").start_as_current_span("request"):
             for _ in range(200):
                 HostedLLM().call("x")
         chats = spans.named("chat")
         assert len(old.all()) == 0
-    finally:
-        # Whatever happens, the tests after this one need the bus.
-        release.set()
-    crewai_event_bus.flush()
     assert len(chats) == 200
     assert {spans.parent_name(chat) for chat in chats} == {"request"}
 

@@ -44,6 +44,8 @@ def watch(tapped: Callable[[], bool], show: Show) -> None:
 
     # Synchronous: beside an asynchronous handler CrewAI would not wait for the user's own.
     def handler(source: Any, event: Any) -> None:
+        if all(watcher is not handler for _, watcher in _watchers):
+            return  # the bus was late: this watch is over
         seen = tapped()
         _remove(_watchers)
         if not seen:

@@ -106,6 +106,20 @@ def test_t33_a_first_event_that_listeners_get_late_is_no_sign_of_a_tap_passed_by
     assert told() == []
 
 
+def test_t35_a_replay_before_the_first_event_is_no_sign_of_a_tap_passed_by(spans, told):
+    """A resumed run begins with events of the one before: no spans of this one, and none twice."""
+    from crewai.events.types.llm_events import LLMCallStartedEvent
+
+    with CallRecorder(tracer_provider=spans.provider):
+        crewai_event_bus.replay(None, LLMCallStartedEvent(model="m", call_id="1", messages="x"))
+        crewai_event_bus.flush()
+        HostedLLM().call("x")
+        crewai_event_bus.flush()
+        assert not listening.active()
+    assert [span.name for span in spans.all()] == ["chat hosted"]
+    assert told() == []
+
+
 @pytest.mark.parametrize("first", ["instrument", "recorder"])
 def test_t17_instrument_beside_a_recorder_is_one_span_and_a_record_each(spans, first):
     """Whichever came first makes the span; both get the call, with the same span id."""

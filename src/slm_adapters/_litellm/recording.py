@@ -27,7 +27,7 @@ from ..telemetry.lifetimes import Lifetimes
 from ..telemetry.recorder import CallHook, CompletionHook, OpenCall, Recorder, current_call
 from ..telemetry.spending import Prices
 from . import clients, convert, served, together
-from .facts import enrich, json_format, owner_of, server_of
+from .facts import cost_of, enrich, json_format, owner_of, server_of
 
 __all__ = ["CallRecorder"]
 
@@ -190,8 +190,9 @@ class CallRecorder(CustomLogger):  # type: ignore[misc]
         streamed = bool(kwargs.get("stream"))
         if streamed:
             call.first_chunk_ns = convert.nanoseconds(kwargs.get("completion_start_time"))
-        if kwargs.get("response_cost") is not None:
-            call.fields.update(cost=kwargs["response_cost"], cost_source="litellm")
+        cost = cost_of(kwargs)
+        if cost is not None:
+            call.fields.update(cost=cost, cost_source="litellm")
         call.attributes.update(served.facts_of(kwargs))
         asked = (kwargs.get("stream_options") or {}).get("include_usage")
         local = kwargs.get("custom_llm_provider") == served.PROVIDER

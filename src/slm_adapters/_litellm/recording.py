@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextvars
 import threading
 import time
+import weakref
 from collections import OrderedDict
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
@@ -19,6 +20,7 @@ from opentelemetry._logs import LoggerProvider
 from opentelemetry.metrics import MeterProvider
 from opentelemetry.trace import TracerProvider
 
+from ..calls import Outcome
 from ..store.opening import StoreLike, open_store
 from ..telemetry import semconv
 from ..telemetry.content import Redact
@@ -96,12 +98,16 @@ class CallRecorder(CustomLogger):  # type: ignore[misc]
             energy=energy,
         )
         self._pending: dict[str, _Pending] = {}
+        #: For the other recorders, see `together`.
+        self.made: together.Made = OrderedDict()
         self._done: OrderedDict[str, None] = OrderedDict()
         self._lifetimes = Lifetimes(self._lost)
         self._lock = threading.Lock()
         self.closed = False
         self._since_ns = time.time_ns()
         clients.hush()
+        self._unhush = weakref.finalize(self, clients.unhush)
+        self._unhush.atexit = False
         together.join(self)
         self._enlist()
 
@@ -113,9 +119,8 @@ class CallRecorder(CustomLogger):  # type: ignore[misc]
 
     def close(self) -> None:
         """Stop listening and end what is still open."""
-        if not self.closed:
-            clients.unhush()
         self.closed = True
+        self._unhush()
         together.leave(self)
         for listeners in _lists():
             while self in listeners:
@@ -186,7 +191,7 @@ class CallRecorder(CustomLogger):  # type: ignore[misc]
         if pending.outer is not None:
             enrich(pending.outer, kwargs, response)
             return
-        call = self._open(pending, kwargs, start)
+        call = self._open(pending, kwargs, start, "finished")
         streamed = bool(kwargs.get("stream"))
         if streamed:
             call.first_chunk_ns = convert.nanoseconds(kwargs.get("completion_start_time"))
@@ -220,7 +225,8 @@ class CallRecorder(CustomLogger):  # type: ignore[misc]
             pending.details = {}
         if pending.outer is None:
             error = kwargs.get("exception") or "_OTHER"
-            self._open(pending, kwargs, start).fail(error, end_ns=convert.nanoseconds(end))
+            call = self._open(pending, kwargs, start, "failed")
+            call.fail(error, end_ns=convert.nanoseconds(end))
 
     def _is_ours(self, kwargs: dict[str, Any], start: Any) -> bool:
         """Whether the call is of a known kind and began while this recorder listened."""
@@ -254,13 +260,16 @@ class CallRecorder(CustomLogger):  # type: ignore[misc]
         if pending is None or pending.reported or pending.outer is not None:
             return
         details = pending.details
-        call = self._open(pending, details, None)
+        call = self._open(pending, details, None, "abandoned")
         if details.get("stream"):
             call.abandon(end_ns=when_ns)
         else:
             call.fail(_CANCELLED, end_ns=when_ns)
 
-    def _open(self, pending: _Pending, kwargs: Mapping[str, Any], start: Any) -> OpenCall:
+    def _open(
+        self, pending: _Pending, kwargs: Mapping[str, Any], start: Any, outcome: Outcome
+    ) -> OpenCall:
+        ending = (str(kwargs.get("litellm_call_id")), outcome)
         params = kwargs.get("optional_params") or {}
         wanted = self.recorder.wants_content
         provider, local = served.provider_of(kwargs)
@@ -280,10 +289,10 @@ class CallRecorder(CustomLogger):  # type: ignore[misc]
             started_ns=started,
             attempt=pending.attempts,
             in_process=local,
-            beside=together.made_by_another(self, kwargs),
+            beside=together.made_by_another(self, ending),
         )
         call.attributes.update(server_of(kwargs))
-        together.remember(self, kwargs, call)
+        together.remember(self, ending, call)
         return call
 
 

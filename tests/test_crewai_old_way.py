@@ -11,10 +11,9 @@ import time
 from typing import Any
 
 import pytest
-from conftest import Spans
 from crewai.events.event_bus import crewai_event_bus
 from crewai.llms.base_llm import llm_call_context
-from crewai_cases import HostedLLM, SilentLLM, busy_bus, crew
+from crewai_cases import HostedLLM, SilentLLM, busy_bus, crew, untappable
 from old_crewai import PlainListener
 from opentelemetry import trace
 
@@ -22,19 +21,10 @@ from slm_adapters.crewai import CallRecorder
 
 
 @pytest.fixture
-def old():
-    """The old way on its own: its spans and its listener."""
-    seen = Spans()
-    with crewai_event_bus.scoped_handlers():
-        seen.listener = PlainListener(seen.provider)
-        yield seen
-
-
-@pytest.fixture
-def recorder(spans):
-    with CallRecorder(tracer_provider=spans.provider) as made:
-        yield made
-        assert len(made._events.scopes) == 0
+def old(old):
+    """The old way with its listener."""
+    old.listener = PlainListener(old.provider)
+    return old
 
 
 def test_t1_an_end_handled_before_its_start(old, spans, recorder):
@@ -50,13 +40,7 @@ def test_t1_an_end_handled_before_its_start(old, spans, recorder):
 
 def test_t1_a_start_that_is_handled_five_seconds_late_has_the_right_times(spans, monkeypatch):
     """Where listeners must do, the event's own time counts, not the handler's."""
-
-    def refuse(self, name, value):
-        if name == "emit":
-            raise AttributeError("read-only")
-        object.__setattr__(self, name, value)
-
-    monkeypatch.setattr(type(crewai_event_bus), "__setattr__", refuse)
+    untappable(monkeypatch)
     with CallRecorder(tracer_provider=spans.provider):
         before = time.time_ns()
         crewai_event_bus._ensure_executor_initialized()

@@ -6,7 +6,6 @@ import json
 from typing import Any
 
 import pytest
-from conftest import Spans
 from crewai import Crew
 from crewai.events.event_bus import crewai_event_bus
 from crewai_cases import HostedLLM, agent, task, tool
@@ -18,20 +17,6 @@ from slm_adapters.telemetry.content import REDACTED
 
 SECRET = "swordfish-4711"
 CONTENT = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
-
-
-@pytest.fixture
-def old():
-    """The old way's spans; a test puts the listener it needs on their provider."""
-    with crewai_event_bus.scoped_handlers():
-        yield Spans()
-
-
-@pytest.fixture
-def recorder(spans):
-    with CallRecorder(tracer_provider=spans.provider) as made:
-        yield made
-        assert len(made._events.scopes) == 0
 
 
 def test_t25_prompts_and_error_texts_are_exported(old, spans, recorder):

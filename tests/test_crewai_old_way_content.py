@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from crewai import Crew
 from crewai.events.event_bus import crewai_event_bus
-from crewai_cases import HostedLLM, agent, task, tool
+from crewai_cases import HostedLLM, agent, asks, crew, task, tool
 from old_crewai import PlainListener
 
 from slm_adapters.calls import ToolCall
@@ -71,7 +71,11 @@ def test_t27_two_megabytes_bytes_nan_cycles_and_images(spans, monkeypatch):
     with CallRecorder(tracer_provider=spans.provider):
         for prompt in ("x" * 2_000_000, odd):
             assert HostedLLM("fine").call([{"role": "user", "content": prompt}]) == "fine"
-    long, strange = (span.attributes["gen_ai.input.messages"] for span in spans.named("chat"))
+        crew(HostedLLM(asks("x" * 2_000_000), "fine"), tools=[tool()]).kickoff()
+    used = spans.one("execute_tool").attributes
+    assert json.loads(used["gen_ai.tool.call.arguments"])["word"].endswith("characters cut]")
+    assert 64_000 < len(used["gen_ai.tool.call.result"]) < 64_100
+    long, strange = (span.attributes["gen_ai.input.messages"] for span in spans.named("chat")[:2])
     for text in (long, strange):
         assert len(text) <= 64_000
         json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))

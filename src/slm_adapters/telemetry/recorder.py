@@ -38,7 +38,6 @@ __all__ = [
     "default_recorder",
     "error_type",
     "global_hooks",
-    "set_current_call",
 ]
 
 
@@ -252,11 +251,6 @@ def as_current_call(call: OpenCall) -> Iterator[None]:
         yield
     finally:
         set_context(outer)
-
-
-def set_current_call(call: OpenCall | None, context: Context) -> None:
-    """Make ``context`` current; ``call`` is the one it was made for, and travels in it."""
-    set_context(context)
 
 
 def default_recorder() -> Recorder:

@@ -11,23 +11,18 @@ import threading
 import time
 import weakref
 from collections import OrderedDict
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping
 from typing import Any
 
 import litellm
 from litellm.integrations.custom_logger import CustomLogger
-from opentelemetry._logs import LoggerProvider
-from opentelemetry.metrics import MeterProvider
-from opentelemetry.trace import TracerProvider
 
 from ..calls import Outcome
-from ..store.opening import StoreLike, open_store
+from ..recording import CallRecorderBase
 from ..telemetry import semconv
-from ..telemetry.content import Redact
 from ..telemetry.harmless import harmless
 from ..telemetry.lifetimes import Lifetimes
-from ..telemetry.recorder import CallHook, CompletionHook, OpenCall, Recorder, current_call
-from ..telemetry.spending import Prices
+from ..telemetry.recorder import OpenCall, current_call
 from . import clients, convert, served, together
 from .facts import cost_of, enrich, json_format, owner_of, server_of
 
@@ -63,7 +58,7 @@ class _Pending:
         self.started_ns = time.time_ns()
 
 
-class CallRecorder(CustomLogger):  # type: ignore[misc]
+class CallRecorder(CallRecorderBase, CustomLogger):  # type: ignore[misc]
     """One span per LiteLLM call from now on, and one record if you ask; ``close()`` ends it.
 
     ``store``: a path, a database URL or a ``CallStore``. Providers: default the global ones.
@@ -72,31 +67,7 @@ class CallRecorder(CustomLogger):  # type: ignore[misc]
         CallRecorder(store="calls.db")
     """
 
-    def __init__(
-        self,
-        *,
-        store: StoreLike | None = None,
-        tracer_provider: TracerProvider | None = None,
-        meter_provider: MeterProvider | None = None,
-        logger_provider: LoggerProvider | None = None,
-        hooks: Sequence[CallHook | CompletionHook] = (),
-        redact: Redact | None = None,
-        app: str | None = None,
-        prices: Prices | None = None,
-        energy: bool = False,
-    ) -> None:
-        super().__init__()
-        self.recorder = Recorder(
-            tracer_provider=tracer_provider,
-            meter_provider=meter_provider,
-            logger_provider=logger_provider,
-            store=open_store(store),
-            hooks=hooks,
-            redact=redact,
-            app=app,
-            prices=prices,
-            energy=energy,
-        )
+    def _begin(self) -> None:
         self._pending: dict[str, _Pending] = {}
         #: For the other recorders, see `together`.
         self.made: together.Made = OrderedDict()
@@ -128,12 +99,6 @@ class CallRecorder(CustomLogger):  # type: ignore[misc]
         self._lifetimes.settle()
         for key in list(self._pending):
             self._end_open(key, time.time_ns())
-
-    def __enter__(self) -> CallRecorder:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
 
     def _enlist(self) -> None:
         for listeners in _lists():

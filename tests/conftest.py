@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import time
 from collections.abc import Callable
 
@@ -74,6 +75,51 @@ async def until(done: Callable[[], object], seconds: float = 30) -> None:
 def spans() -> Spans:
     """A private tracer provider: pass ``spans.provider`` to what is under test."""
     return Spans()
+
+
+@pytest.fixture
+def no_network(monkeypatch):
+    """Any attempt to reach another host fails the test."""
+
+    def refuse(self, address, *_):
+        raise AssertionError(f"tried to reach {address}")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket.socket, "connect_ex", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", lambda host, *_, **__: refuse(None, host))
+
+
+# CrewAI; the tests of other frameworks have recorders of their own
+
+
+@pytest.fixture
+def recorder(spans):
+    """A recorder of crews on the test's spans; when it closes nothing is open."""
+    from slm_adapters.crewai import CallRecorder
+
+    with CallRecorder(tracer_provider=spans.provider) as made:
+        yield made
+        assert len(made._events.scopes) == 0, "something is still open"
+
+
+@pytest.fixture
+def events():
+    """Every event that CrewAI emits in the test, in order."""
+    from crewai.events.stream_context import add_stream_sink, reset_stream_sinks
+
+    seen: list = []
+    token = add_stream_sink(lambda source, event: seen.append(event))
+    yield seen
+    reset_stream_sinks(token)
+
+
+@pytest.fixture
+def old():
+    """The old way's spans: a test puts the listener it needs on their provider."""
+    from crewai.events.event_bus import crewai_event_bus
+
+    with crewai_event_bus.scoped_handlers():
+        yield Spans()
 
 
 @pytest.fixture(autouse=True)

@@ -2,16 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import json
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
+import pytest
 from crewai import Agent, Crew, Task
+from crewai.events.event_bus import crewai_event_bus
 from crewai.events.types.llm_events import LLMCallType
 from crewai.llms.base_llm import BaseLLM, llm_call_context
 from crewai.tools import BaseTool
-from pydantic import PrivateAttr
+from pydantic import BaseModel, PrivateAttr
+
+from slm_adapters.calls import Tool, ToolCall
+from slm_adapters.crewai import SLM
 
 USAGE = {"prompt_tokens": 11, "completion_tokens": 3, "total_tokens": 14}
+#: What a crew of one agent with one task leaves behind.
+WHOLE = {
+    ("invoke_workflow crew", None),
+    ("execute_task find", "invoke_workflow crew"),
+    ("invoke_agent Researcher", "execute_task find"),
+    ("chat hosted", "invoke_agent Researcher"),
+}
+LOOK_UP = Tool(
+    "look_up",
+    "Look a word up.",
+    {"type": "object", "properties": {"word": {"type": "string"}}, "required": ["word"]},
+).to_openai()
+CALL = ToolCall("c1", "look_up", '{"word": "cat"}')
+
+
+class Animal(BaseModel):
+    name: str
+    legs: int
+
+
+class TextSLM(SLM):
+    """A model whose agents are not offered native tools: they work in text."""
+
+    def supports_function_calling(self) -> bool:
+        return False
 
 
 class HostedLLM(BaseLLM):
@@ -63,6 +96,11 @@ class HostedLLM(BaseLLM):
         return self.call(*arguments, **keywords)
 
 
+def asks(word: str = "cat", call_id: str = "call-7") -> list[dict[str, Any]]:
+    """A hosted model's answer that looks a word up."""
+    return [ToolCall(call_id, "look_up", json.dumps({"word": word})).to_openai()]
+
+
 class SilentLLM(BaseLLM):
     """What most users write: a ``call`` that answers and emits nothing."""
 
@@ -85,6 +123,39 @@ class Noted(BaseTool):
         if self.during is not None:
             self.during()
         return f"found {word}"
+
+
+def untappable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if this CrewAI let nobody replace its bus's ``emit``."""
+
+    def refuse(self: Any, name: str, value: Any) -> None:
+        if name == "emit":
+            raise AttributeError("read-only")
+        object.__setattr__(self, name, value)
+
+    monkeypatch.setattr(type(crewai_event_bus), "__setattr__", refuse)
+
+
+@contextmanager
+def busy_bus() -> Iterator[None]:
+    """Every thread of CrewAI's bus is taken meanwhile: its listeners run afterwards."""
+    crewai_event_bus._ensure_executor_initialized()
+    pool = crewai_event_bus._sync_executor
+    release, taken = threading.Event(), threading.Barrier(pool._max_workers + 1)
+
+    def block() -> None:
+        taken.wait(20)
+        release.wait(60)
+
+    for _ in range(pool._max_workers):
+        pool.submit(block)
+    taken.wait(20)
+    try:
+        yield
+    finally:
+        # Whatever happens, the tests after this one need the bus.
+        release.set()
+    crewai_event_bus.flush()
 
 
 def tool(during: Callable[[], Any] | None = None) -> Noted:

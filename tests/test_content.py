@@ -85,6 +85,20 @@ def test_t27_ten_thousand_messages_stay_valid_json() -> None:
     assert note["parts"][0]["content"] == "[9998 messages cut]"
 
 
+def test_t27_what_a_tool_was_given_and_returned_is_cut_like_a_prompt() -> None:
+    """JSON stays JSON where its long texts can be cut; anything else says how much is gone."""
+    redaction = content.Redaction(None)
+    long = json.dumps({"word": "x" * 2_000_000, "n": 1})
+    cut = redaction.apply_to_text(long)
+    assert len(cut) <= content.LIMIT
+    assert json.loads(cut)["n"] == 1
+    for text in ("x" * 2_000_000, json.dumps([1] * 100_000), "[" * 100_000):
+        cut = redaction.apply_to_text(text)
+        assert len(cut) < content.LIMIT + 40
+        assert cut.endswith("characters cut]")
+    assert redaction.apply_to_text('{"n": 1}') == '{"n": 1}'
+
+
 def test_t27_odd_values_become_json() -> None:
     """NaN, cycles, bytes and objects inside content parts and arguments are tamed."""
     cycle: dict = {}

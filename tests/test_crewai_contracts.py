@@ -17,38 +17,13 @@ from crewai import Crew, Process
 from crewai.hooks import register_after_llm_call_hook, unregister_after_llm_call_hook
 from crewai.llms.base_llm import call_stop_override
 from crewai.utilities.converter import Converter
-from crewai_cases import HostedLLM, agent, crew, task, tool
-from pydantic import BaseModel
+from crewai_cases import CALL, LOOK_UP, Animal, HostedLLM, TextSLM, agent, crew, task, tool
 
 from slm_adapters.calls import ToolCall
 from slm_adapters.crewai import SLM
 from slm_adapters.engine.loader import load_engine, loaded_models
 from slm_adapters.errors import ContextOverflowError, DeadlineExceededError, InvalidReplyError
 from slm_adapters.testing import ScriptedModel
-
-CALL = ToolCall("c1", "look_up", '{"word": "cat"}')
-
-
-class Animal(BaseModel):
-    name: str
-    legs: int
-
-
-class ReAct(SLM):
-    """An SLM in a crew that insists on tools as text."""
-
-    def supports_function_calling(self) -> bool:
-        return False
-
-
-@pytest.fixture
-def events():
-    from crewai.events.stream_context import add_stream_sink, reset_stream_sinks
-
-    seen: list = []
-    token = add_stream_sink(lambda source, event: seen.append(event))
-    yield seen
-    reset_stream_sinks(token)
 
 
 def said_to(engine: ScriptedModel, turn: int) -> str:
@@ -65,7 +40,7 @@ def test_t1_a_whole_play_in_one_answer_runs_the_tool_once() -> None:
             "Thought: I know.\nFinal Answer: cat found",
         ]
     )
-    done = crew(ReAct(engine), tools=[tool(lambda: ran.append(1))]).kickoff()
+    done = crew(TextSLM(engine), tools=[tool(lambda: ran.append(1))]).kickoff()
     assert done.raw == "cat found"
     assert ran == [1]
     assert "found cat" in said_to(engine, 1)
@@ -216,7 +191,7 @@ def test_t16_a_crew_with_parallel_react_tasks_stops_at_observations() -> None:
     """CrewAI sets the stop word per execution; both tasks get it."""
     answer = "Thought: ok\nFinal Answer: one\nObservation: more"
     engine = ScriptedModel([answer])
-    one, two = agent(ReAct(engine), tools=[tool()]), agent(ReAct(engine), "Writer", [tool()])
+    one, two = agent(TextSLM(engine), tools=[tool()]), agent(TextSLM(engine), "Writer", [tool()])
     last = agent(SLM(ScriptedModel(["end"])), "Editor")
     tasks = [task(one, async_execution=True), task(two, async_execution=True), task(last)]
     done = Crew(agents=[one, two, last], tasks=tasks).kickoff()
@@ -272,15 +247,6 @@ def test_t18_one_start_and_one_end_with_usage(events, way, asynchronous) -> None
     if way in ("text", "stream", "tools"):
         assert last.usage["total_tokens"] > 0
         assert last.finish_reason == ("tool_call" if way == "tools" else "stop")
-
-
-LOOK_UP = {
-    "type": "function",
-    "function": {
-        "name": "look_up",
-        "parameters": {"type": "object", "properties": {"word": {"type": "string"}}},
-    },
-}
 
 
 def test_t21_a_guardrail_in_words_is_judged_by_the_slm() -> None:

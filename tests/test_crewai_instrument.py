@@ -11,21 +11,14 @@ import sys
 import pytest
 from conftest import Spans
 from crewai.events.event_bus import crewai_event_bus
-from crewai_cases import HostedLLM, SilentLLM, crew, tool
+from crewai_cases import WHOLE, HostedLLM, SilentLLM, asks, busy_bus, crew, tool, untappable
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from slm_adapters._crewai import bus, guards, listening, replacing
-from slm_adapters.calls import Call, ToolCall
+from slm_adapters.calls import Call
 from slm_adapters.crewai import SLM, CallRecorder, instrument, traced, uninstrument
 from slm_adapters.telemetry import harmless
 from slm_adapters.testing import ScriptedModel
-
-WHOLE = {
-    ("invoke_workflow crew", None),
-    ("execute_task find", "invoke_workflow crew"),
-    ("invoke_agent Researcher", "execute_task find"),
-    ("chat hosted", "invoke_agent Researcher"),
-}
 
 
 @pytest.fixture(autouse=True)
@@ -89,6 +82,35 @@ def test_t33_instrumenting_again_after_uninstrument_works(spans):
         uninstrument()
         HostedLLM().call("x")
     assert [span.name for span in spans.all()] == ["chat hosted"] * 3
+
+
+def test_t33_a_first_event_that_listeners_get_late_is_no_sign_of_a_tap_passed_by(spans, told):
+    """CrewAI's threads may come to a recorder's first event when the next recorder is there."""
+    with busy_bus():
+        for _ in range(3):
+            instrument(tracer_provider=spans.provider)
+            HostedLLM().call("x")
+            uninstrument()
+        instrument(tracer_provider=spans.provider)
+    HostedLLM().call("x")
+    crewai_event_bus.flush()
+    assert len(spans.all()) == 4
+    assert not listening.active()
+    assert told() == []
+
+
+def test_t35_a_replay_before_the_first_event_is_no_sign_of_a_tap_passed_by(spans, told):
+    """A resumed run begins with events of the one before: no spans of this one, and none twice."""
+    from crewai.events.types.llm_events import LLMCallStartedEvent
+
+    with CallRecorder(tracer_provider=spans.provider):
+        crewai_event_bus.replay(None, LLMCallStartedEvent(model="m", call_id="1", messages="x"))
+        crewai_event_bus.flush()
+        HostedLLM().call("x")
+        crewai_event_bus.flush()
+        assert not listening.active()
+    assert [span.name for span in spans.all()] == ["chat hosted"]
+    assert told() == []
 
 
 @pytest.mark.parametrize("first", ["instrument", "recorder"])
@@ -172,16 +194,12 @@ os._exit(0)
 # Versions of CrewAI we do not know
 
 
-def _asks() -> list[dict]:
-    return [ToolCall("call-7", "look_up", '{"word": "cat"}').to_openai()]
-
-
 def test_a_bus_that_passes_our_tap_by_is_listened_to_with_one_warning(spans, told):
     """As if CrewAI no longer looked at the instance: the first event shows it."""
     with CallRecorder(tracer_provider=spans.provider):
         del crewai_event_bus.emit
         for _ in range(2):
-            crew(HostedLLM(_asks(), "ok"), tools=[tool()]).kickoff()
+            crew(HostedLLM(asks(), "ok"), tools=[tool()]).kickoff()
             crewai_event_bus.flush()
     assert len(spans.named("invoke_workflow")) == 2
     assert set(spans.tree()) == WHOLE | {("execute_tool look_up", "invoke_agent Researcher")}
@@ -219,18 +237,9 @@ def test_the_watch_does_not_change_what_crewai_waits_for(spans):
         assert done == ["llm_call_started"]
 
 
-def _refuse(monkeypatch) -> None:
-    def refuse(self, name, value):
-        if name == "emit":
-            raise AttributeError("read-only")
-        object.__setattr__(self, name, value)
-
-    monkeypatch.setattr(type(crewai_event_bus), "__setattr__", refuse)
-
-
 def test_with_listeners_our_own_and_silent_models_are_still_one_span_each(spans, told, monkeypatch):
     """The local model's facts are found by the listener; a silent model is noticed."""
-    _refuse(monkeypatch)
+    untappable(monkeypatch)
     with CallRecorder(tracer_provider=spans.provider):
         crew(SLM(ScriptedModel(["one two three"]))).kickoff()
         SilentLLM(model="mine").call("x")
@@ -311,7 +320,7 @@ def test_crewai_s_own_trace_session_and_ours_both_work(spans):
     theirs = InMemorySpanExporter()
     with CallRecorder(tracer_provider=spans.provider):
         with telemetry_session("run-1", "desk", exporters=[theirs]):
-            crew(HostedLLM(_asks(), "ok"), tools=[tool()]).kickoff()
+            crew(HostedLLM(asks(), "ok"), tools=[tool()]).kickoff()
         crewai_event_bus.flush()
     assert set(spans.tree()) == WHOLE | {("execute_tool look_up", "invoke_agent Researcher")}
     assert len({span.context.trace_id for span in spans.all()}) == 1

@@ -7,15 +7,13 @@ ended by its completed or failed event. Each test sees it fail first.
 from __future__ import annotations
 
 import asyncio
-import threading
 import time
 from typing import Any
 
 import pytest
-from conftest import Spans
 from crewai.events.event_bus import crewai_event_bus
 from crewai.llms.base_llm import llm_call_context
-from crewai_cases import HostedLLM, SilentLLM, crew
+from crewai_cases import HostedLLM, SilentLLM, busy_bus, crew, untappable
 from old_crewai import PlainListener
 from opentelemetry import trace
 
@@ -23,19 +21,10 @@ from slm_adapters.crewai import CallRecorder
 
 
 @pytest.fixture
-def old():
-    """The old way on its own: its spans and its listener."""
-    seen = Spans()
-    with crewai_event_bus.scoped_handlers():
-        seen.listener = PlainListener(seen.provider)
-        yield seen
-
-
-@pytest.fixture
-def recorder(spans):
-    with CallRecorder(tracer_provider=spans.provider) as made:
-        yield made
-        assert len(made._events.scopes) == 0
+def old(old):
+    """The old way with its listener."""
+    old.listener = PlainListener(old.provider)
+    return old
 
 
 def test_t1_an_end_handled_before_its_start(old, spans, recorder):
@@ -51,13 +40,7 @@ def test_t1_an_end_handled_before_its_start(old, spans, recorder):
 
 def test_t1_a_start_that_is_handled_five_seconds_late_has_the_right_times(spans, monkeypatch):
     """Where listeners must do, the event's own time counts, not the handler's."""
-
-    def refuse(self, name, value):
-        if name == "emit":
-            raise AttributeError("read-only")
-        object.__setattr__(self, name, value)
-
-    monkeypatch.setattr(type(crewai_event_bus), "__setattr__", refuse)
+    untappable(monkeypatch)
     with CallRecorder(tracer_provider=spans.provider):
         before = time.time_ns()
         crewai_event_bus._ensure_executor_initialized()
@@ -73,27 +56,12 @@ def test_t1_a_start_that_is_handled_five_seconds_late_has_the_right_times(spans,
 
 def test_t2_two_hundred_calls_do_not_wait_for_the_handlers_of_others(old, spans, recorder):
     """Every thread of the bus is blocked: the old way has nothing yet, ours all 200 calls."""
-    crewai_event_bus._ensure_executor_initialized()
-    pool = crewai_event_bus._sync_executor
-    release, blocked = threading.Event(), threading.Barrier(pool._max_workers + 1)
-
-    def block() -> None:
-        blocked.wait(20)
-        release.wait(60)
-
-    for _ in range(pool._max_workers):
-        pool.submit(block)
-    blocked.wait(20)
-    try:
+    with busy_bus():
         with spans.provider.get_tracer("app").start_as_current_span("request"):
             for _ in range(200):
                 HostedLLM().call("x")
         chats = spans.named("chat")
         assert len(old.all()) == 0
-    finally:
-        # Whatever happens, the tests after this one need the bus.
-        release.set()
-    crewai_event_bus.flush()
     assert len(chats) == 200
     assert {spans.parent_name(chat) for chat in chats} == {"request"}
 

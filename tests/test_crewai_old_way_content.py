@@ -6,10 +6,9 @@ import json
 from typing import Any
 
 import pytest
-from conftest import Spans
 from crewai import Crew
 from crewai.events.event_bus import crewai_event_bus
-from crewai_cases import HostedLLM, agent, task, tool
+from crewai_cases import HostedLLM, agent, asks, crew, task, tool
 from old_crewai import PlainListener
 
 from slm_adapters.calls import ToolCall
@@ -18,20 +17,6 @@ from slm_adapters.telemetry.content import REDACTED
 
 SECRET = "swordfish-4711"
 CONTENT = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
-
-
-@pytest.fixture
-def old():
-    """The old way's spans; a test puts the listener it needs on their provider."""
-    with crewai_event_bus.scoped_handlers():
-        yield Spans()
-
-
-@pytest.fixture
-def recorder(spans):
-    with CallRecorder(tracer_provider=spans.provider) as made:
-        yield made
-        assert len(made._events.scopes) == 0
 
 
 def test_t25_prompts_and_error_texts_are_exported(old, spans, recorder):
@@ -86,7 +71,11 @@ def test_t27_two_megabytes_bytes_nan_cycles_and_images(spans, monkeypatch):
     with CallRecorder(tracer_provider=spans.provider):
         for prompt in ("x" * 2_000_000, odd):
             assert HostedLLM("fine").call([{"role": "user", "content": prompt}]) == "fine"
-    long, strange = (span.attributes["gen_ai.input.messages"] for span in spans.named("chat"))
+        crew(HostedLLM(asks("x" * 2_000_000), "fine"), tools=[tool()]).kickoff()
+    used = spans.one("execute_tool").attributes
+    assert json.loads(used["gen_ai.tool.call.arguments"])["word"].endswith("characters cut]")
+    assert 64_000 < len(used["gen_ai.tool.call.result"]) < 64_100
+    long, strange = (span.attributes["gen_ai.input.messages"] for span in spans.named("chat")[:2])
     for text in (long, strange):
         assert len(text) <= 64_000
         json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))

@@ -36,21 +36,6 @@ from slm_adapters._crewai import bus, scopes
 from slm_adapters._crewai.bus import Moment
 from slm_adapters.crewai import CallRecorder
 
-
-@pytest.fixture
-def old():
-    """The old way's spans; a test puts the listener it needs on their provider."""
-    with crewai_event_bus.scoped_handlers():
-        yield Spans()
-
-
-@pytest.fixture
-def recorder(spans):
-    with CallRecorder(tracer_provider=spans.provider) as made:
-        yield made
-        assert len(made._events.scopes) == 0
-
-
 # Failures and what never ends
 
 

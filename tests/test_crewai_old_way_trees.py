@@ -10,7 +10,6 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-import pytest
 from conftest import Spans
 from crewai import Crew
 from crewai.events.event_bus import crewai_event_bus
@@ -22,33 +21,13 @@ from slm_adapters.calls import ToolCall
 from slm_adapters.crewai import CallRecorder
 
 
-@pytest.fixture
-def listening():
-    """A maker of old ways: ``listening(Class)`` is their spans, with the listener on it."""
-    with crewai_event_bus.scoped_handlers():
-
-        def made(kind: Callable[[Any], Any]) -> Spans:
-            seen = Spans()
-            seen.listener = kind(seen.provider)
-            return seen
-
-        yield made
-
-
-@pytest.fixture
-def recorder(spans):
-    with CallRecorder(tracer_provider=spans.provider) as made:
-        yield made
-        assert len(made._events.scopes) == 0
-
-
 def traces(spans: Spans) -> int:
     return len({span.context.trace_id for span in spans.all()})
 
 
-def test_t3_a_call_inside_crewai_s_own_flow_has_lost_its_agent(listening, spans, recorder):
+def test_t3_a_call_inside_crewai_s_own_flow_has_lost_its_agent(old, spans, recorder):
     """The event names an internal flow as the parent; nobody who skips flows knows it."""
-    old = listening(NestingListener)
+    NestingListener(old.provider)
 
     def answer() -> str:
         crewai_event_bus.flush()
@@ -82,9 +61,10 @@ def test_t4_a_wrapper_of_kickoff_misses_the_other_entries(spans, recorder, monke
     assert traces(spans) == 1
 
 
-def test_t5_two_crews_at_once_become_one_trace(listening, spans, recorder):
+def test_t5_two_crews_at_once_become_one_trace(old, spans, recorder):
     """One list of what is open cannot tell two crews apart."""
-    old, together = listening(StackListener), threading.Barrier(2)
+    StackListener(old.provider)
+    together = threading.Barrier(2)
 
     def answer() -> str:
         crewai_event_bus.flush()
@@ -102,9 +82,10 @@ def test_t5_two_crews_at_once_become_one_trace(listening, spans, recorder):
     assert [parent for _, parent in spans.tree()].count(None) == 2
 
 
-def test_t6_calls_inside_parallel_tools_are_under_one_of_them(listening, spans, recorder):
+def test_t6_calls_inside_parallel_tools_are_under_one_of_them(old, spans, recorder):
     """Two tools of one answer run at once, and each asks a model of its own."""
-    old, together = listening(StackListener), threading.Barrier(2)
+    StackListener(old.provider)
+    together = threading.Barrier(2)
 
     def both_are_there() -> str:
         crewai_event_bus.flush()
@@ -128,7 +109,7 @@ def test_t6_calls_inside_parallel_tools_are_under_one_of_them(listening, spans, 
     assert tools_with_a_call(spans, "execute_tool", "chat inner") == 2
 
 
-def test_t11_a_retry_overlaps_the_attempt_it_repeats(listening, spans, recorder, monkeypatch):
+def test_t11_a_retry_overlaps_the_attempt_it_repeats(old, spans, recorder, monkeypatch):
     """Handlers take their time; an event's own time is when it happened."""
     monkeypatch.setattr("crewai.llms.retry.get_retry_delay_seconds", lambda **_: 0.0)
     both_run, calls = threading.Event(), []
@@ -145,7 +126,7 @@ def test_t11_a_retry_overlaps_the_attempt_it_repeats(listening, spans, recorder,
             both_run.wait(30)
             super().ended(source, event)
 
-    old = listening(Late)
+    Late(old.provider)
     recorder.recorder.hooks.append(calls.append)
     HostedLLM(RuntimeError("too many requests"), "ok").call("x")
     crewai_event_bus.flush()
@@ -192,9 +173,10 @@ def test_t33_restoring_what_one_saved_throws_others_out(spans):
     assert spans.all() == []
 
 
-def test_t35_a_listener_is_set_aside_and_hears_a_replay_again(listening, spans, recorder):
+def test_t35_a_listener_is_set_aside_and_hears_a_replay_again(old, spans, recorder):
     """``scoped_handlers()`` takes it away for a while; ``replay()`` tells it everything twice."""
-    old, events = listening(PlainListener), []
+    PlainListener(old.provider)
+    events: list[Any] = []
     with crewai_event_bus.scoped_handlers():
         for kind in (LLMCallStartedEvent, LLMCallCompletedEvent):
             crewai_event_bus.on(kind)(lambda source, event: events.append(event))
@@ -209,9 +191,9 @@ def test_t35_a_listener_is_set_aside_and_hears_a_replay_again(listening, spans, 
     assert len(spans.named("chat")) == 1
 
 
-def test_t38_a_task_s_text_names_its_span(listening, spans, recorder):
+def test_t38_a_task_s_text_names_its_span(old, spans, recorder):
     """Every order is a name of its own, and a prompt among the names."""
-    old = listening(NestingListener)
+    NestingListener(old.provider)
     made = agent(HostedLLM())
     for order in ("4711", "4712"):
         Crew(agents=[made], tasks=[task(made, None, f"Find order {order}.")]).kickoff()

@@ -9,11 +9,11 @@ import pytest
 from call_families import script
 from crewai import Agent, Crew, Task
 from crewai.tools import BaseTool
+from crewai_cases import TextSLM
 from tiny_models import tiny_model
 
 from slm_adapters._crewai.convert import react_tools_of
 from slm_adapters.calls import Message
-from slm_adapters.crewai import SLM
 
 ASKED: list[Any] = []
 
@@ -25,13 +25,6 @@ class Lookup(BaseTool):
     def _run(self, order_id: str) -> str:
         ASKED.append(order_id)
         return "it is on its way"
-
-
-class TextSLM(SLM):
-    """A model whose agents are not offered native tools."""
-
-    def supports_function_calling(self) -> bool:
-        return False
 
 
 @pytest.fixture

@@ -14,29 +14,16 @@ from crewai import Crew, Process
 from crewai.events.event_bus import crewai_event_bus
 from crewai.events.types.llm_events import LLMCallCompletedEvent, LLMCallStartedEvent
 from crewai.flow.flow import Flow, listen, start
-from crewai_cases import HostedLLM, SilentLLM, agent, crew, task, tool
+from crewai_cases import WHOLE, HostedLLM, SilentLLM, agent, asks, crew, task, tool, untappable
 from opentelemetry.trace import SpanKind, StatusCode
 
-from slm_adapters.calls import Call, Message, ToolCall, run
+from slm_adapters.calls import Call, Message, run
 from slm_adapters.crewai import SLM, CallRecorder, traced
 from slm_adapters.store.database import CallStore
 from slm_adapters.telemetry.harmless import failure_counts
 from slm_adapters.testing import ScriptedModel
 
 SECRET = "swordfish-4711"
-WHOLE = {
-    ("invoke_workflow crew", None),
-    ("execute_task find", "invoke_workflow crew"),
-    ("invoke_agent Researcher", "execute_task find"),
-    ("chat hosted", "invoke_agent Researcher"),
-}
-
-
-@pytest.fixture
-def recorder(spans):
-    with CallRecorder(tracer_provider=spans.provider) as made:
-        yield made
-        assert len(made._events.scopes) == 0, "something is still open"
 
 
 @pytest.fixture(autouse=True)
@@ -129,13 +116,9 @@ def test_t3_a_flow_is_a_workflow_and_internal_flows_are_not(spans, recorder):
     assert len(tree) == 6
 
 
-def _asks(word: str = "cat", call_id: str = "call-7") -> list[dict]:
-    return [ToolCall(call_id, "look_up", f'{{"word": "{word}"}}').to_openai()]
-
-
 def test_a_tool_span_carries_the_id_of_the_call_that_asked_for_it(spans, recorder):
     """The id comes from the preceding answer; the chat says why it stopped."""
-    crew(HostedLLM(_asks(), "cat found"), tools=[tool()]).kickoff()
+    crew(HostedLLM(asks(), "cat found"), tools=[tool()]).kickoff()
     used = spans.one("execute_tool")
     assert used.attributes["gen_ai.tool.call.id"] == "call-7"
     assert spans.parent_name(used) == "invoke_agent Researcher"
@@ -144,7 +127,7 @@ def test_a_tool_span_carries_the_id_of_the_call_that_asked_for_it(spans, recorde
 
 def test_t6_parallel_tool_calls_keep_their_parent_and_ids(spans, recorder):
     """Two calls in one answer run on threads; each span has its own id."""
-    crew(HostedLLM([*_asks("a", "1"), *_asks("b", "2")], "both"), tools=[tool()]).kickoff()
+    crew(HostedLLM([*asks("a", "1"), *asks("b", "2")], "both"), tools=[tool()]).kickoff()
     used = spans.named("execute_tool")
     assert {span.attributes["gen_ai.tool.call.id"] for span in used} == {"1", "2"}
     assert {spans.parent_name(span) for span in used} == {"invoke_agent Researcher"}
@@ -161,7 +144,7 @@ def test_t7_client_spans_nest_under_the_model_call_and_the_tool(spans, recorder)
 
         return request
 
-    llm = HostedLLM(_asks(), get("POST model"))
+    llm = HostedLLM(asks(), get("POST model"))
     crew(llm, tools=[tool(get("GET tool"))]).kickoff()
     assert ("POST model", "chat hosted") in spans.tree()
     assert ("GET tool", "execute_tool look_up") in spans.tree()
@@ -175,7 +158,7 @@ def test_spans_of_the_program_between_ours_are_kept(spans, recorder):
         with tracer.start_as_current_span("my step"):
             HostedLLM(model="inner").call("x")
 
-    crew(HostedLLM(_asks(), "ok"), tools=[tool(during)]).kickoff()
+    crew(HostedLLM(asks(), "ok"), tools=[tool(during)]).kickoff()
     assert ("chat inner", "my step") in spans.tree()
     assert ("my step", "execute_tool look_up") in spans.tree()
 
@@ -206,7 +189,7 @@ def test_t5_twenty_crews_at_once_are_twenty_traces_without_orphans(spans, record
 
     def work() -> None:
         try:
-            crew(HostedLLM(_asks(), "ok"), HostedLLM(), tools=[tool()]).kickoff()
+            crew(HostedLLM(asks(), "ok"), HostedLLM(), tools=[tool()]).kickoff()
         except BaseException as error:
             errors.append(error)
 
@@ -240,7 +223,7 @@ def test_a_tool_that_raises_is_an_error_of_the_tool_alone(spans, recorder):
     def during() -> None:
         raise LookupError(SECRET)
 
-    crew(HostedLLM(_asks(), "sorry"), tools=[tool(during)]).kickoff()
+    crew(HostedLLM(asks(), "sorry"), tools=[tool(during)]).kickoff()
     assert spans.one("execute_tool").attributes["error.type"] == "LookupError"
     assert spans.one("invoke_agent").status.status_code is StatusCode.UNSET
 
@@ -391,15 +374,9 @@ def test_t33_a_wrapper_put_over_ours_survives_our_close(spans):
 
 def test_t1_without_the_tap_listeners_make_the_same_spans(spans, monkeypatch):
     """If emit cannot be replaced, one warning, and spans from events in any order."""
-
-    def refuse(self, name, value):
-        if name == "emit":
-            raise AttributeError("read-only")
-        object.__setattr__(self, name, value)
-
-    monkeypatch.setattr(type(crewai_event_bus), "__setattr__", refuse)
+    untappable(monkeypatch)
     with CallRecorder(tracer_provider=spans.provider) as recorder:
-        crew(HostedLLM(_asks(), "ok"), tools=[tool()]).kickoff()
+        crew(HostedLLM(asks(), "ok"), tools=[tool()]).kickoff()
         crewai_event_bus.flush()
         assert len(recorder._events.scopes) == 0
     assert set(spans.tree()) == WHOLE | {("execute_tool look_up", "invoke_agent Researcher")}
@@ -429,7 +406,7 @@ def test_t35_scoped_handlers_and_replay_neither_break_nor_double(spans, recorder
 
 def test_t25_no_content_on_spans_unless_asked(spans, recorder):
     """A planted secret in prompt, answer, tool and error is nowhere in the export."""
-    llm = HostedLLM(_asks(SECRET), SECRET)
+    llm = HostedLLM(asks(SECRET), SECRET)
     made = agent(llm, tools=[tool()])
     Crew(agents=[made], tasks=[task(made, None, f"Find {SECRET}.")]).kickoff({"x": SECRET})
     with pytest.raises(ValueError, match=SECRET):
@@ -449,7 +426,7 @@ def test_content_on_spans_when_the_switch_is_on(spans, monkeypatch):
         ]
 
     with CallRecorder(tracer_provider=spans.provider, redact=redact):
-        crew(HostedLLM(_asks(SECRET), f"it is {SECRET}"), tools=[tool()]).kickoff()
+        crew(HostedLLM(asks(SECRET), f"it is {SECRET}"), tools=[tool()]).kickoff()
     used = spans.one("execute_tool")
     assert used.attributes["gen_ai.tool.call.arguments"] == '{"word": "***"}'
     assert used.attributes["gen_ai.tool.call.result"] == "found ***"
@@ -460,7 +437,7 @@ def test_a_record_has_role_task_run_and_the_whole_conversation(spans, tmp_path):
     """One Call per model call in the store, ready for training."""
     path = tmp_path / "calls.db"
     with CallRecorder(store=path, tracer_provider=spans.provider, app="demo") as recorder:
-        crew(HostedLLM(_asks(), "cat found"), HostedLLM(), tools=[tool()]).kickoff()
+        crew(HostedLLM(asks(), "cat found"), HostedLLM(), tools=[tool()]).kickoff()
         recorder.store.flush()
     first, second, third = list(CallStore(path))
     assert (first.role, first.task) == ("Researcher", "find")
@@ -524,7 +501,7 @@ def test_t28_nothing_is_ended_by_the_clock(spans, recorder, monkeypatch):
         HostedLLM().call("one more call, so that whatever watches the clock would notice")
         open_then.extend(len(spans.named(name)) for name in ("invoke_", "execute_"))
 
-    crew(HostedLLM(_asks(), "ok"), tools=[tool(during)]).kickoff()
+    crew(HostedLLM(asks(), "ok"), tools=[tool(during)]).kickoff()
     assert open_then == [0, 0]
     workflow = spans.one("invoke_workflow")
     assert workflow.end_time - workflow.start_time > 3600 * 10**9

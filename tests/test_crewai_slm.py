@@ -6,7 +6,6 @@ import asyncio
 import copy
 import json
 import pickle
-import socket
 import threading
 
 import pytest
@@ -20,8 +19,7 @@ from crewai.hooks import (
 from crewai.llms.base_llm import LLMCallBlockedError, call_stop_override
 from crewai.llms.retry import _RETRYABLE_MESSAGE_MARKERS
 from crewai.utilities.agent_utils import is_context_length_exceeded
-from crewai_cases import USAGE, HostedLLM, agent, crew, task, tool
-from pydantic import BaseModel
+from crewai_cases import CALL, LOOK_UP, USAGE, Animal, HostedLLM, agent, crew, task, tool
 
 from slm_adapters import errors
 from slm_adapters.calls import Message, ToolCall
@@ -36,48 +34,6 @@ from slm_adapters.errors import (
     ModelLoadError,
 )
 from slm_adapters.testing import ScriptedModel, captured_calls
-
-WORD = {
-    "type": "function",
-    "function": {
-        "name": "look_up",
-        "description": "Look a word up.",
-        "parameters": {
-            "type": "object",
-            "properties": {"word": {"type": "string"}},
-            "required": ["word"],
-        },
-    },
-}
-CALL = ToolCall("c1", "look_up", '{"word": "cat"}')
-
-
-class Animal(BaseModel):
-    name: str
-    legs: int
-
-
-@pytest.fixture
-def events():
-    """Every event of the test, as ``(type, event)``, in order."""
-    from crewai.events.stream_context import add_stream_sink, reset_stream_sinks
-
-    seen: list = []
-    token = add_stream_sink(lambda source, event: seen.append(event))
-    yield seen
-    reset_stream_sinks(token)
-
-
-@pytest.fixture
-def no_network(monkeypatch):
-    """Any attempt to reach another host fails the test."""
-
-    def refuse(self, address, *_):
-        raise AssertionError(f"tried to reach {address}")
-
-    monkeypatch.setattr(socket.socket, "connect", refuse)
-    monkeypatch.setattr(socket.socket, "connect_ex", refuse)
-    monkeypatch.setattr(socket, "getaddrinfo", lambda host, *_, **__: refuse(None, host))
 
 
 def kinds(events: list, prefix: str = "llm_call") -> list[str]:
@@ -99,7 +55,7 @@ def test_a_call_returns_text_and_counts_tokens(events):
 def test_t10_tools_come_back_as_calls_when_no_functions_are_given(events):
     """The native protocol: OpenAI dicts with JSON text as arguments."""
     engine = ScriptedModel([CALL])
-    assert SLM(engine).call("x", tools=[WORD]) == [CALL.to_openai()]
+    assert SLM(engine).call("x", tools=[LOOK_UP]) == [CALL.to_openai()]
     assert engine.requests[0].tools[0].parameters["required"] == ["word"]
     assert events[-1].call_type.value == "tool_call"
 
@@ -107,7 +63,7 @@ def test_t10_tools_come_back_as_calls_when_no_functions_are_given(events):
 def test_t8_functions_given_are_executed_with_tool_events(events):
     """The function's result is the answer; its events are inside the call's."""
     answer = SLM(ScriptedModel([CALL])).call(
-        "x", tools=[WORD], available_functions={"look_up": lambda word: f"found {word}"}
+        "x", tools=[LOOK_UP], available_functions={"look_up": lambda word: f"found {word}"}
     )
     assert answer == "found cat"
     assert [event.type for event in events] == [
@@ -126,7 +82,7 @@ async def test_t8_a_coroutine_function_is_awaited_by_acall():
 
     slm = SLM(ScriptedModel([CALL]))
     functions = {"look_up": look_up}
-    assert await slm.acall("x", tools=[WORD], available_functions=functions) == "found cat"
+    assert await slm.acall("x", tools=[LOOK_UP], available_functions=functions) == "found cat"
 
 
 def test_t8_a_function_that_raises_surfaces(events):
@@ -136,7 +92,9 @@ def test_t8_a_function_that_raises_surfaces(events):
         raise LookupError("no such word")
 
     with pytest.raises(LookupError, match="no such word"):
-        SLM(ScriptedModel([CALL])).call("x", tools=[WORD], available_functions={"look_up": look_up})
+        SLM(ScriptedModel([CALL])).call(
+            "x", tools=[LOOK_UP], available_functions={"look_up": look_up}
+        )
     assert [event.type for event in events][-2:] == ["tool_usage_error", "llm_call_failed"]
 
 
@@ -152,14 +110,14 @@ def test_t8_a_function_that_raises_surfaces(events):
 def test_t7_a_broken_tool_call_is_a_typed_error(call):
     """Bad JSON, unknown tool, wrong type, missing argument: never handed to the agent."""
     with pytest.raises(InvalidReplyError):
-        SLM(ScriptedModel([call])).call("x", tools=[WORD])
+        SLM(ScriptedModel([call])).call("x", tools=[LOOK_UP])
 
 
 def test_a_tool_that_is_no_tool_is_refused_before_any_compute():
     """The caller's mistake is named, and no fallback is asked."""
     engine, hosted = ScriptedModel(["x"]), HostedLLM()
     with pytest.raises(InvalidToolError):
-        SLM(engine, fallback=hosted).call("x", tools=[WORD, WORD])
+        SLM(engine, fallback=hosted).call("x", tools=[LOOK_UP, LOOK_UP])
     assert engine.requests == hosted.asked == []
 
 
@@ -352,8 +310,8 @@ def test_t16_the_fallback_gets_the_same_arguments_and_stop_words():
 
     slm = SLM(ScriptedModel([InvalidReplyError("x")]), fallback=Listening(stop=["MINE"]))
     with call_stop_override(slm, ["\nObservation:"]):
-        slm.call("x", tools=[WORD], response_model=Animal, from_agent=None)
-    assert got["tools"] == [WORD]
+        slm.call("x", tools=[LOOK_UP], response_model=Animal, from_agent=None)
+    assert got["tools"] == [LOOK_UP]
     assert got["response_model"] is Animal
     assert got["stop"] == ["MINE", "\nObservation:"]
 
@@ -453,7 +411,7 @@ def test_t17_a_stream_shows_its_chunks_in_order_and_ends_the_same(events):
     assert slm.call("x") == "one two three"
     chunks = [event.chunk for event in events if event.type == "llm_stream_chunk"]
     assert chunks == ["one", " two", " three"]
-    assert slm.call("x", tools=[WORD]) == [CALL.to_openai()]
+    assert slm.call("x", tools=[LOOK_UP]) == [CALL.to_openai()]
     last = [event for event in events if event.type == "llm_stream_chunk"][-1]
     assert last.tool_call.function.name == "look_up"
 

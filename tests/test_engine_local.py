@@ -36,7 +36,6 @@ LOOKUP = Tool(
         "required": ["order_id"],
     },
 )
-OTHER = Tool("other_tool", "Another.", {"type": "object", "properties": {}})
 CALL = '<tool_call>\n{"name": "lookup_order", "arguments": {"order_id": "AB-1"}}\n</tool_call>'
 
 PLAIN_ANSWERS = {

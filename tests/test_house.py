@@ -20,7 +20,7 @@ LAYERS = [
     {"errors"},
     {"calls"},
     {"telemetry", "store", "engine", "models"},
-    {"routing", "testing"},
+    {"routing", "testing", "recording"},
     {"langchain", "crewai", "litellm", "pipeline"},
     {"demo", "fit_table"},
     {"cli", "main"},

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
+import pydoc
 import threading
 
 import litellm
@@ -22,6 +24,23 @@ def _off_again():
     yield
     ours.uninstrument()
     ours_litellm.uninstrument()
+
+
+@pytest.mark.parametrize("framework", ["crewai", "langchain", "litellm"])
+def test_help_says_what_a_recorder_takes(framework) -> None:
+    """Every option with its default, though one place handles them all."""
+    kind = importlib.import_module(f"slm_adapters.{framework}").CallRecorder
+    taken = pydoc.plain(pydoc.render_doc(kind)).split("Method resolution order")[0]
+    for option in (
+        "store: 'StoreLike | None' = None", "tracer_provider: 'TracerProvider | None' = None",
+        "meter_provider: 'MeterProvider | None' = None",
+        "logger_provider: 'LoggerProvider | None' = None", "hooks: ",
+        "redact: 'Redact | None' = None",
+        "app: 'str | None' = None", "prices: 'Prices | None' = None", "energy: 'bool' = False",
+    ):  # fmt: skip
+        assert option in taken
+    with pytest.raises(TypeError, match="stroe"):
+        kind(stroe="calls.db")
 
 
 async def test_everything_is_seen_without_a_callback(spans) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TypedDict
 
 import pytest
 from conftest import until
@@ -121,10 +120,6 @@ def test_tool_content_only_when_switched_on(spans, monkeypatch) -> None:
     span = spans.one("execute_tool")
     assert span.attributes["gen_ai.tool.call.arguments"] == '{"a": 1, "b": 2}'
     assert span.attributes["gen_ai.tool.call.result"] == "3"
-
-
-class Notes(TypedDict):
-    notes: list[str]
 
 
 def workflow(*nodes, name: str = "desk", **compiling):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import time
+import weakref
 
 import litellm
 import pytest
@@ -13,6 +14,7 @@ from litellm.llms.custom_llm import CustomLLM
 from opentelemetry.trace import SpanKind, StatusCode
 
 import slm_adapters.litellm as slm
+from slm_adapters._litellm import clients, recording
 from slm_adapters.calls import Call, role, run
 from slm_adapters.store.database import CallStore
 from slm_adapters.telemetry.recorder import Recorder, as_current_call
@@ -193,6 +195,44 @@ def test_t13_a_success_after_retries_is_told(spans, recorder, calls) -> None:
     assert finished[0].attempt == 3
     assert sum(call.usage is not None for call in calls) == 1
     assert recorder.open_calls == 0
+
+
+def test_t29_an_unclosed_recorder_that_nobody_holds_is_freed(spans, monkeypatch) -> None:
+    """What it made of calls goes with it, though another recorder listens and a hook holds it."""
+    # LiteLLM itself keeps for ever what listened to its first call: this is not the first.
+    monkeypatch.setattr(litellm.utils, "callback_list", ["somebody"])
+    lost = slm.CallRecorder(tracer_provider=spans.provider)
+    lost.recorder.hooks.append(lambda call, me=lost: me.closed)
+    with slm.CallRecorder(tracer_provider=spans.provider):
+        litellm.completion(**HOSTED)
+        settle(spans, 1)
+        assert lost.made
+        for listeners in recording._lists():
+            listeners.remove(lost)
+        gone = weakref.ref(lost)
+        del lost
+        for _ in range(100):
+            gc.collect()
+            if gone() is None:
+                break
+            time.sleep(0.02)
+        assert gone() is None
+        assert clients._users == 1
+
+
+def test_t13_two_recorders_mean_the_same_attempt(spans) -> None:
+    """A call that failed and then succeeded: each record has the span of its own outcome."""
+    one: list[Call] = []
+    two: list[Call] = []
+    with (
+        slm.CallRecorder(tracer_provider=spans.provider, hooks=[one.append]),
+        slm.CallRecorder(tracer_provider=spans.provider, hooks=[two.append]),
+    ):
+        litellm.completion(model="slow/flaky", messages=QUESTION, num_retries=3)
+        settle(spans, 2)
+    made = [{call.outcome: call.span_id for call in calls} for calls in (one, two)]
+    assert made[0] == made[1]
+    assert len(set(made[0].values())) == 2
 
 
 def test_t14_an_abandoned_stream_is_ended_when_it_dies(spans, recorder, calls) -> None:

@@ -104,3 +104,18 @@ def test_the_user_s_prices_win_over_litellm_s(spans) -> None:
             time.sleep(0.01)
     assert calls[0].cost == answer.usage.prompt_tokens
     assert spans.one("chat").attributes["slm_adapters.cost.source"] == "prices"
+
+
+@pytest.mark.parametrize("price", [None, 0.0])
+def test_without_a_price_there_is_no_cost_and_a_price_of_nothing_is_one(
+    spans, monkeypatch, price: float | None
+) -> None:
+    """LiteLLM says 0 of a model that nobody priced; a user may well price a local one at 0."""
+    calls: list[Any] = []
+    monkeypatch.setattr(litellm, "model_cost", dict(litellm.model_cost))
+    if price is not None:
+        prices = {"input_cost_per_token": price, "output_cost_per_token": price}
+        litellm.register_model({"slm/local": prices | {"litellm_provider": "slm", "mode": "chat"}})
+    by_litellm(ScriptedModel(["one"]), tracer_provider=spans.provider, hooks=[calls.append])
+    assert spans.one("chat").attributes.get("slm_adapters.cost.usd") == price
+    assert (calls[0].cost, calls[0].cost_source) == (price, price if price is None else "litellm")

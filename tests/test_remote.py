@@ -540,6 +540,10 @@ def test_images_are_refused_before_anything_is_sent() -> None:
         with pytest.raises(errors.UnsupportedContentError, match="image_url"):
             remote(server).complete(ChatRequest((Message("user", image),)))
         assert server.chats() == []
+        remote(server).complete(
+            ChatRequest((Message("user", ["a ", {"type": "text", "text": "b"}]),))
+        )
+        assert server.chats()[0]["messages"][0]["content"] == "a b"
 
 
 # --- thinking, stops, emptiness, logprobs ----------------------------------------------------

@@ -16,7 +16,6 @@ from crewai_cases import HostedLLM, crew, tool
 from langchain_core.messages import HumanMessage
 from langchain_core.tools import tool as langchain_tool
 from opentelemetry.trace import SpanKind
-from pydantic import BaseModel
 from real_servers import free_port, transformers_serve
 from tiny_models import teach, tiny_model
 
@@ -219,10 +218,6 @@ def test_a_crews_context_window_is_the_servers(folder) -> None:
 
 async def test_langchain_on_the_server(folder, server, spans) -> None:
     """invoke, stream, tools and structure, with one CLIENT span each."""
-
-    class Number(BaseModel):
-        a: int
-
     model = ChatSLM(str(folder), base_url=server, api_key="sk-secret", max_tokens=60)
     recorder = LangChainRecorder(tracer_provider=spans.provider)
     config = {"callbacks": [recorder]}

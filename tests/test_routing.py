@@ -16,6 +16,7 @@ import pytest
 
 from slm_adapters.calls import Message, Reply, Tool, ToolCall, Usage
 from slm_adapters.engine.engine import ChatEngine, ChatRequest, Chunk, Completion
+from slm_adapters.engine.loader import load_engine
 from slm_adapters.errors import (
     CancelledGenerationError,
     ContextOverflowError,
@@ -445,7 +446,7 @@ def test_closing_a_routed_stream_closes_the_engine_s_and_judges_nothing() -> Non
     next(stream)
     stream.close()
     assert closed.is_set()
-    assert router._circuit("scripted").admits()
+    assert router._circuit(ScriptedModel(["x"])).admits()
 
 
 # Breaker
@@ -556,6 +557,26 @@ def test_a_resting_model_is_not_asked_when_a_fallback_stands_behind_it() -> None
     assert RoutedEngine(broken, Router(breaker=None), gives_way=True).router.breaker is None
 
 
+def test_each_endpoint_and_each_way_to_hold_a_model_rests_for_itself() -> None:
+    """One name is not one model: a server that is down says nothing of the other one."""
+    router = Router(breaker=Breaker(failures=1, pause=60))
+    engines = [
+        load_engine("m", base_url="http://127.0.0.1:1/v1"),
+        load_engine("m", base_url="http://127.0.0.1:2/v1"),
+        load_engine("bundled", quantization="none", device="cpu"),
+        load_engine("bundled", quantization="none", device="cpu", dtype="bfloat16"),
+        load_engine("bundled:a", quantization="none", device="cpu"),
+    ]
+    for engine in engines:
+        router.admit(engine, ASKED, None, None)
+        router.ended(engine, ModelLoadError("x"))
+        with pytest.raises(NotAskedError):
+            router.admit(engine, ASKED, None, None)
+    again = load_engine("m", base_url="http://127.0.0.1:1/v1", context_window=100)
+    with pytest.raises(NotAskedError):
+        router.admit(Router().over(again), ASKED, None, None)
+
+
 def test_after_the_pause_one_call_of_many_tries_the_model() -> None:
     """Eight threads at once: one probe."""
     answers: list[Any] = [ModelLoadError("x"), "back"]
@@ -570,7 +591,7 @@ def test_after_the_pause_one_call_of_many_tries_the_model() -> None:
     def ask() -> None:
         together.wait()
         try:
-            router.admit("scripted", ASKED, None, None)
+            router.admit(engine, ASKED, None, None)
             outcomes.append("asked")
         except NotAskedError:
             outcomes.append("not")
@@ -581,7 +602,7 @@ def test_after_the_pause_one_call_of_many_tries_the_model() -> None:
     for thread in threads:
         thread.join()
     assert sorted(outcomes) == ["asked"] + ["not"] * 7
-    router.ended("scripted", None)
+    router.ended(engine, None)
     assert routed.complete(ASKED).reply.message.text == "back"
 
 

@@ -3,46 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from typing import Any
 
 import litellm
 import pytest
 from crewai import Crew
-from crewai_cases import USAGE, HostedLLM, agent, crew, task, tool
+from crewai_cases import CALL, LOOK_UP, USAGE, HostedLLM, agent, crew, task, tool
 from langchain_core.messages import AIMessage
 from langchain_models import HostedChat
 
 import slm_adapters.langchain
 import slm_adapters.litellm
 from slm_adapters import run
-from slm_adapters.calls import Tool, ToolCall
 from slm_adapters.crewai import SLM, CallRecorder
 from slm_adapters.errors import InvalidReplyError, ModelLoadError, RejectedReplyError
 from slm_adapters.langchain import ChatSLM
 from slm_adapters.routing import Breaker, Consistent, Copied, Router
 from slm_adapters.testing import ScriptedModel
 
-LOOK_UP = Tool(
-    "look_up",
-    "Look a word up.",
-    {"type": "object", "properties": {"word": {"type": "string"}}, "required": ["word"]},
-).to_openai()
-CALL = ToolCall("c1", "look_up", '{"word": "cat"}')
-
 
 def no(answer: Any) -> str:
     return "no_good"
-
-
-@pytest.fixture
-def events():
-    from crewai.events.stream_context import add_stream_sink, reset_stream_sinks
-
-    seen: list = []
-    token = add_stream_sink(lambda source, event: seen.append(event))
-    yield seen
-    reset_stream_sinks(token)
 
 
 # CrewAI
@@ -300,13 +281,8 @@ def test_litellm_s_own_fallback_answers_what_the_router_refused(litellm_quiet) -
 # Nothing leaves the machine
 
 
-def test_checks_and_samples_need_no_network(monkeypatch) -> None:
+def test_checks_and_samples_need_no_network(no_network) -> None:
     """Every check on every face works with sockets blocked."""
-
-    def refuse(self, address, *_):
-        raise AssertionError(f"tried to reach {address}")
-
-    monkeypatch.setattr(socket.socket, "connect", refuse)
     router = Router(Copied(), Consistent(3), breaker=Breaker(1))
     assert SLM(ScriptedModel(["x"]), router=router).call("x") == "x"
     assert isinstance(ChatSLM(ScriptedModel(["x"]), router=router).invoke("x"), AIMessage)

@@ -6,7 +6,7 @@ import asyncio
 import time
 
 import pytest
-from crewai_cases import HostedLLM, agent, crew, task, tool
+from crewai_cases import HostedLLM, agent, asks, crew, task, tool
 from langchain.agents import create_agent
 from langchain_core.messages import AIMessage
 from langchain_core.retrievers import BaseRetriever
@@ -15,7 +15,6 @@ from langchain_models import HostedChat
 
 import slm_adapters.crewai
 import slm_adapters.langchain
-from slm_adapters.calls import ToolCall
 
 CANCELLED = "asyncio.exceptions.CancelledError"
 ASKING = AIMessage("", tool_calls=[{"name": "look_up", "args": {"word": "x"}, "id": "1"}])
@@ -94,10 +93,6 @@ async def test_t6_a_langchain_tool_that_times_out_ends_with_its_error(spans, way
         assert spans.one("invoke_agent").attributes["error.type"] == "TimeoutError"
 
 
-def _asks() -> list[dict]:
-    return [ToolCall("1", "look_up", '{"word": "x"}').to_openai()]
-
-
 def test_t6_a_crewai_tool_that_times_out_is_an_error_of_the_tool(spans) -> None:
     """The client inside it gave up; the agent reads that and goes on."""
 
@@ -105,7 +100,7 @@ def test_t6_a_crewai_tool_that_times_out_is_an_error_of_the_tool(spans) -> None:
         raise TimeoutError("no answer in 5 s")
 
     with slm_adapters.crewai.CallRecorder(tracer_provider=spans.provider) as recorder:
-        crew(HostedLLM(_asks(), "sorry"), tools=[tool(during)]).kickoff()
+        crew(HostedLLM(asks(), "sorry"), tools=[tool(during)]).kickoff()
         assert len(recorder._events.scopes) == 0
     used = spans.one("execute_tool")
     assert used.attributes["error.type"] == "TimeoutError"
@@ -119,7 +114,7 @@ def test_t6_a_crewai_agent_out_of_time_in_a_tool(spans) -> None:
     from crewai import Crew
 
     slow = agent(
-        HostedLLM(_asks(), "late"), tools=[tool(lambda: time.sleep(1.2))], max_execution_time=1,
+        HostedLLM(asks(), "late"), tools=[tool(lambda: time.sleep(1.2))], max_execution_time=1,
         max_retry_limit=0,
     )  # fmt: skip
     with slm_adapters.crewai.CallRecorder(tracer_provider=spans.provider) as recorder:

@@ -56,7 +56,6 @@ _lock = threading.RLock()
 _sinks: tuple[EventSink, ...] = ()
 _replaced: Any = None
 _tap: Any = None
-_used = False
 
 
 def sinks() -> tuple[EventSink, ...]:
@@ -97,15 +96,15 @@ def remove(sink: EventSink) -> None:
 
 
 def _install() -> None:
-    global _tap, _replaced, _used
-    _used = False
+    global _tap, _replaced
+    used = False
     guards.install(sinks)
     try:
         original = crewai_event_bus.emit
 
         def emit(source: Any, event: Any) -> Any:
-            global _used
-            _used = True
+            nonlocal used
+            used = True
             if event.type not in RELEVANT or not _sinks:
                 return original(source, event)
             at_ns = time.time_ns()
@@ -120,7 +119,7 @@ def _install() -> None:
         _use_listeners()
     else:
         # Should this CrewAI not call what was replaced, the first crew or call tells.
-        listening.watch(lambda: _used, _passed_by)
+        listening.watch(lambda: used, _passed_by)
 
 
 def _use_listeners() -> None:

@@ -26,27 +26,18 @@ __all__ = ["EventRecorder"]
 class EventRecorder:
     """Turns events into spans of ``recorder``; ``only`` limits it to some models' calls.
 
-    ``shadow`` has the same hooks and makes no spans: it stands in where another recorder makes
-    the same spans in the same place. ``destination``: the tracer provider, None for the global.
+    Where another recorder makes the same spans in the same place, only the hooks are told.
     """
 
-    def __init__(
-        self,
-        recorder: Recorder,
-        only: Callable[[Any], bool] | None = None,
-        *,
-        shadow: Recorder,
-        destination: Any = None,
-    ) -> None:
-        self.recorder, self.only, self._shadow = recorder, only, shadow
-        self._destination = destination
+    def __init__(self, recorder: Recorder, only: Callable[[Any], bool] | None = None) -> None:
+        self.recorder, self.only, self._shadow = recorder, only, recorder.shadow()
         self.sees_everything = only is None
         self.scopes = Scopes()
         self._key = otel_context.create_key("slm-adapters-crewai-scope")
 
     @property
     def destination(self) -> Any:
-        return self._destination or trace.get_tracer_provider()
+        return self.recorder.tracer_provider or trace.get_tracer_provider()
 
     # Events
 

@@ -11,6 +11,14 @@ from crewai.events import crewai_event_bus
 from ..telemetry.harmless import note_failure
 from .tables import RELEVANT
 
+try:
+    from crewai.events.event_bus import is_replaying
+except ImportError:  # a version that replays nothing
+
+    def is_replaying() -> bool:
+        return False
+
+
 __all__ = ["active", "start", "stop", "watch"]
 
 #: Any run of CrewAI begins with one of these.
@@ -32,7 +40,8 @@ def start(show: Show) -> None:
     # Asynchronous handlers run on one loop in the order of the events, synchronous ones on a
     # pool without any.
     async def handler(source: Any, event: Any) -> None:
-        show(source, event)
+        if not is_replaying():
+            show(source, event)
 
     for kind in _event_classes(RELEVANT):
         crewai_event_bus.on(kind)(handler)
@@ -44,6 +53,9 @@ def watch(tapped: Callable[[], bool], show: Show) -> None:
 
     # Synchronous: beside an asynchronous handler CrewAI would not wait for the user's own.
     def handler(source: Any, event: Any) -> None:
+        over = all(watcher is not handler for _, watcher in _watchers)
+        if over or is_replaying():
+            return  # the bus was late, or tells what it never emitted
         seen = tapped()
         _remove(_watchers)
         if not seen:

@@ -7,15 +7,13 @@ import weakref
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
-from opentelemetry._logs import LoggerProvider, NoOpLoggerProvider
-from opentelemetry.metrics import MeterProvider, NoOpMeterProvider
-from opentelemetry.trace import NoOpTracerProvider, TracerProvider
+from opentelemetry.trace import TracerProvider
 
+from ..recording import CallRecorderBase
 from ..store.opening import StoreLike, open_store
 from ..telemetry.content import Redact
 from ..telemetry.harmless import warn_once
-from ..telemetry.recorder import CallHook, CompletionHook, Recorder
-from ..telemetry.spending import Prices
+from ..telemetry.recorder import CallHook, Recorder
 from . import bus
 from .events import EventRecorder
 
@@ -25,7 +23,7 @@ LLM = TypeVar("LLM")
 _MARK = "_slm_adapters_traced"
 
 
-class CallRecorder:
+class CallRecorder(CallRecorderBase):
     """Records every crew, task, agent, tool and model call from here on.
 
     Constructing it is all there is to do; ``close()`` or a ``with`` block ends it. ``store``: a
@@ -36,34 +34,9 @@ class CallRecorder:
         CallRecorder(store="calls.db")
     """
 
-    def __init__(
-        self,
-        *,
-        store: StoreLike | None = None,
-        tracer_provider: TracerProvider | None = None,
-        meter_provider: MeterProvider | None = None,
-        logger_provider: LoggerProvider | None = None,
-        hooks: Sequence[CallHook | CompletionHook] = (),
-        redact: Redact | None = None,
-        app: str | None = None,
-        prices: Prices | None = None,
-        energy: bool = False,
-    ) -> None:
-        options: dict[str, Any] = {
-            "store": open_store(store), "redact": redact, "app": app,
-            "prices": prices, "energy": energy,
-        }  # fmt: skip
-        self.recorder = Recorder(
-            tracer_provider=tracer_provider,
-            meter_provider=meter_provider,
-            logger_provider=logger_provider,
-            hooks=hooks,
-            **options,
-        )
+    def _begin(self) -> None:
         self.store = self.recorder.store
-        shadow = _shadow(options)
-        shadow.hooks = self.recorder.hooks
-        self._events = EventRecorder(self.recorder, shadow=shadow, destination=tracer_provider)
+        self._events = EventRecorder(self.recorder)
         bus.add(self._events)
 
     def __call__(self, inputs: Any) -> Any:
@@ -74,12 +47,6 @@ class CallRecorder:
         """Stop recording; open spans end, CrewAI's event bus is as before."""
         bus.remove(self._events)
         self._events.close()
-
-    def __enter__(self) -> CallRecorder:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
 
     # Crews copy their callbacks; a recorder is one thing.
     def __copy__(self) -> CallRecorder:
@@ -149,13 +116,16 @@ def traced(
     previous = vars(llm).get(_MARK)
     if isinstance(previous, _Mark):
         bus.remove(previous.events)
-    token, sink = object(), open_store(store)
-    options: dict[str, Any] = {"store": sink, "hooks": hooks, "redact": redact, "app": app}
+    token = object()
     events = EventRecorder(
-        Recorder(tracer_provider=tracer_provider, **options),
+        Recorder(
+            tracer_provider=tracer_provider,
+            store=open_store(store),
+            hooks=hooks,
+            redact=redact,
+            app=app,
+        ),
         only=lambda source: getattr(vars(source).get(_MARK), "token", None) is token,
-        shadow=_shadow(options),
-        destination=tracer_provider,
     )
     mark = _Mark(token, events)
     object.__setattr__(llm, _MARK, mark)
@@ -163,16 +133,6 @@ def traced(
     # When the LLM and its copies are gone, nobody is left to listen to.
     weakref.finalize(mark, bus.remove, events).atexit = False
     return llm
-
-
-def _shadow(options: dict[str, Any]) -> Recorder:
-    """A recorder for the hooks alone: no span, no metric, no event."""
-    return Recorder(
-        tracer_provider=NoOpTracerProvider(),
-        meter_provider=NoOpMeterProvider(),
-        logger_provider=NoOpLoggerProvider(),
-        **options,
-    )
 
 
 class _Mark:

@@ -9,17 +9,13 @@ from uuid import UUID
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.messages import BaseMessage
 from langchain_core.outputs import LLMResult
-from opentelemetry._logs import LoggerProvider
-from opentelemetry.metrics import MeterProvider
-from opentelemetry.trace import TracerProvider
 
 from ..calls import Message, Usage
-from ..store.opening import StoreLike, open_store
+from ..recording import CallRecorderBase
 from ..telemetry import semconv
-from ..telemetry.content import Redact, Row
+from ..telemetry.content import Row
 from ..telemetry.harmless import harmless, note_failure
-from ..telemetry.recorder import CallHook, CompletionHook, OpenCall, Recorder
-from ..telemetry.spending import Prices
+from ..telemetry.recorder import OpenCall, Recorder
 from . import answers, convert, nesting, pending, spent
 from .convert import LOCAL_PROVIDER
 from .endings import end_lost, end_with, gives_up, is_closed
@@ -33,7 +29,7 @@ __all__ = ["CallRecorder"]
 _COUNTED: semconv.Counts = (0, 0, None, None, None)
 
 
-class CallRecorder(BaseCallbackHandler):
+class CallRecorder(CallRecorderBase, BaseCallbackHandler):
     """One span per model call, agent, graph, tool and retrieval; one record if you ask.
 
     ``store``: a path, a database URL or a ``CallStore``. Providers: default the global ones.
@@ -45,31 +41,8 @@ class CallRecorder(BaseCallbackHandler):
 
     run_inline = True  # on the event loop: a thread hop would cost ten times the work itself
 
-    def __init__(
-        self,
-        *,
-        store: StoreLike | None = None,
-        tracer_provider: TracerProvider | None = None,
-        meter_provider: MeterProvider | None = None,
-        logger_provider: LoggerProvider | None = None,
-        hooks: Sequence[CallHook | CompletionHook] = (),
-        redact: Redact | None = None,
-        app: str | None = None,
-        prices: Prices | None = None,
-        energy: bool = False,
-    ) -> None:
-        self.recorder = Recorder(
-            tracer_provider=tracer_provider,
-            meter_provider=meter_provider,
-            logger_provider=logger_provider,
-            store=open_store(store),
-            hooks=hooks,
-            redact=redact,
-            app=app,
-            prices=prices,
-            energy=energy,
-        )
-        self._runs, self._plans = Runs(end_lost, tracer_provider), Plans()
+    def _begin(self) -> None:
+        self._runs, self._plans = Runs(end_lost, self.recorder.tracer_provider), Plans()
         nesting.keep_while(self)
 
     @classmethod

@@ -9,7 +9,8 @@ from langchain_core.messages import BaseMessage
 
 from ..calls import Message
 from ..engine.engine import ChatRequest
-from ..errors import InvalidToolError, UnsupportedContentError
+from ..engine.text_only import check_text_only
+from ..errors import InvalidToolError
 from ..telemetry.harmless import warn_once
 from .convert import messages_from, tool_choice_from, tools_from
 
@@ -55,13 +56,7 @@ def chat_request(
 def text_messages_from(messages: Sequence[BaseMessage]) -> tuple[Message, ...]:
     """The messages, if a text model can read them."""
     found = messages_from(messages)
-    for message in found:
-        if isinstance(message.content, list):
-            kinds = sorted({str(part.get("type")) for part in message.content} - {"text"})
-            raise UnsupportedContentError(
-                f"a {message.role} message has {', '.join(kinds)} content, and this model reads "
-                "text only: send text, or give the model a fallback= that can read it."
-            )
+    check_text_only(found)
     return found
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..calls import Message, Reply, Tool, ToolCall, Usage
 from ..engine.engine import ChatRequest, Completion, ToolChoice
-from ..errors import UnsupportedContentError
+from ..engine.text_only import check_text_only
 from ..telemetry import semconv
 
 __all__ = [
@@ -20,6 +20,7 @@ _PARAMS = (
     "temperature", "top_p", "top_k", "max_tokens", "max_completion_tokens", "seed", "stop", "n",
     "frequency_penalty", "presence_penalty", "tool_choice", "parallel_tool_calls",
 )  # fmt: skip
+_OTHERWISE = "configure a fallback in the LiteLLM router"
 
 
 def nanoseconds(moment: Any) -> int | None:
@@ -110,8 +111,10 @@ def chat_request(
     """One OpenAI request as an engine takes it."""
     stop = params.get("stop")
     tools = tools_from(params)
+    read = tuple(Message.from_openai(message) for message in messages)
+    check_text_only(read, "an slm/ model", _OTHERWISE)
     return ChatRequest(
-        messages=tuple(_text_message(message) for message in messages),
+        messages=read,
         tools=tools,
         tool_choice=tool_choice_from(params.get("tool_choice")) if tools else "auto",
         response_format=_response_format(params.get("response_format")),
@@ -123,18 +126,6 @@ def chat_request(
         stop=(stop,) if isinstance(stop, str) else tuple(stop or ()),
         timeout=_seconds(timeout),
     )
-
-
-def _text_message(data: Mapping[str, Any]) -> Message:
-    message = Message.from_openai(data)
-    if isinstance(message.content, list):
-        kinds = sorted({str(part.get("type")) for part in message.content} - {"text"})
-        if kinds:
-            raise UnsupportedContentError(
-                f"a {message.role} message has {', '.join(kinds)} content, and slm/ models read "
-                "text only: send text, or configure a fallback in the LiteLLM router."
-            )
-    return message
 
 
 def _or(value: Any, default: float) -> float:

@@ -8,10 +8,12 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
+import litellm
+
 from ..telemetry import semconv
 from ..telemetry.recorder import OpenCall
 
-__all__ = ["enrich", "json_format", "owner_of", "server_of"]
+__all__ = ["cost_of", "enrich", "json_format", "owner_of", "server_of"]
 
 
 def owner_of(kwargs: dict[str, Any]) -> object | None:
@@ -41,6 +43,28 @@ def enrich(outer: OpenCall, kwargs: Mapping[str, Any], response: Any) -> None:
     identifier = getattr(response, "id", None)
     if identifier and not outer.fields.get("response_id"):
         outer.fields["response_id"] = identifier
+
+
+def cost_of(kwargs: Mapping[str, Any]) -> float | None:
+    """US dollars by LiteLLM's prices; it says 0 of a model that it knows without a price."""
+    cost: float | None = kwargs.get("response_cost")
+    return None if cost == 0 and not _has_price(kwargs) else cost
+
+
+def _has_price(kwargs: Mapping[str, Any]) -> bool:
+    name, params = kwargs.get("model"), kwargs.get("litellm_params") or {}
+    deployment = (params.get("metadata") or {}).get("model_info")
+    places = (
+        litellm.model_cost.get(name),
+        litellm.model_cost.get(f"{kwargs.get('custom_llm_provider')}/{name}"),
+        params,
+        deployment,
+    )
+    return any(
+        "_cost" in key and value is not None
+        for place in places
+        for key, value in (place or {}).items()
+    )
 
 
 def server_of(kwargs: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,25 +9,22 @@ from __future__ import annotations
 import contextvars
 import threading
 import time
+import weakref
 from collections import OrderedDict
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping
 from typing import Any
 
 import litellm
 from litellm.integrations.custom_logger import CustomLogger
-from opentelemetry._logs import LoggerProvider
-from opentelemetry.metrics import MeterProvider
-from opentelemetry.trace import TracerProvider
 
-from ..store.opening import StoreLike, open_store
+from ..calls import Outcome
+from ..recording import CallRecorderBase
 from ..telemetry import semconv
-from ..telemetry.content import Redact
 from ..telemetry.harmless import harmless
 from ..telemetry.lifetimes import Lifetimes
-from ..telemetry.recorder import CallHook, CompletionHook, OpenCall, Recorder, current_call
-from ..telemetry.spending import Prices
+from ..telemetry.recorder import OpenCall, current_call
 from . import clients, convert, served, together
-from .facts import enrich, json_format, owner_of, server_of
+from .facts import cost_of, enrich, json_format, owner_of, server_of
 
 __all__ = ["CallRecorder"]
 
@@ -61,7 +58,7 @@ class _Pending:
         self.started_ns = time.time_ns()
 
 
-class CallRecorder(CustomLogger):  # type: ignore[misc]
+class CallRecorder(CallRecorderBase, CustomLogger):  # type: ignore[misc]
     """One span per LiteLLM call from now on, and one record if you ask; ``close()`` ends it.
 
     ``store``: a path, a database URL or a ``CallStore``. Providers: default the global ones.
@@ -70,38 +67,18 @@ class CallRecorder(CustomLogger):  # type: ignore[misc]
         CallRecorder(store="calls.db")
     """
 
-    def __init__(
-        self,
-        *,
-        store: StoreLike | None = None,
-        tracer_provider: TracerProvider | None = None,
-        meter_provider: MeterProvider | None = None,
-        logger_provider: LoggerProvider | None = None,
-        hooks: Sequence[CallHook | CompletionHook] = (),
-        redact: Redact | None = None,
-        app: str | None = None,
-        prices: Prices | None = None,
-        energy: bool = False,
-    ) -> None:
-        super().__init__()
-        self.recorder = Recorder(
-            tracer_provider=tracer_provider,
-            meter_provider=meter_provider,
-            logger_provider=logger_provider,
-            store=open_store(store),
-            hooks=hooks,
-            redact=redact,
-            app=app,
-            prices=prices,
-            energy=energy,
-        )
+    def _begin(self) -> None:
         self._pending: dict[str, _Pending] = {}
+        #: For the other recorders, see `together`.
+        self.made: together.Made = OrderedDict()
         self._done: OrderedDict[str, None] = OrderedDict()
         self._lifetimes = Lifetimes(self._lost)
         self._lock = threading.Lock()
         self.closed = False
         self._since_ns = time.time_ns()
         clients.hush()
+        self._unhush = weakref.finalize(self, clients.unhush)
+        self._unhush.atexit = False
         together.join(self)
         self._enlist()
 
@@ -113,9 +90,8 @@ class CallRecorder(CustomLogger):  # type: ignore[misc]
 
     def close(self) -> None:
         """Stop listening and end what is still open."""
-        if not self.closed:
-            clients.unhush()
         self.closed = True
+        self._unhush()
         together.leave(self)
         for listeners in _lists():
             while self in listeners:
@@ -123,12 +99,6 @@ class CallRecorder(CustomLogger):  # type: ignore[misc]
         self._lifetimes.settle()
         for key in list(self._pending):
             self._end_open(key, time.time_ns())
-
-    def __enter__(self) -> CallRecorder:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
 
     def _enlist(self) -> None:
         for listeners in _lists():
@@ -186,12 +156,13 @@ class CallRecorder(CustomLogger):  # type: ignore[misc]
         if pending.outer is not None:
             enrich(pending.outer, kwargs, response)
             return
-        call = self._open(pending, kwargs, start)
+        call = self._open(pending, kwargs, start, "finished")
         streamed = bool(kwargs.get("stream"))
         if streamed:
             call.first_chunk_ns = convert.nanoseconds(kwargs.get("completion_start_time"))
-        if kwargs.get("response_cost") is not None:
-            call.fields.update(cost=kwargs["response_cost"], cost_source="litellm")
+        cost = cost_of(kwargs)
+        if cost is not None:
+            call.fields.update(cost=cost, cost_source="litellm")
         call.attributes.update(served.facts_of(kwargs))
         asked = (kwargs.get("stream_options") or {}).get("include_usage")
         local = kwargs.get("custom_llm_provider") == served.PROVIDER
@@ -219,7 +190,8 @@ class CallRecorder(CustomLogger):  # type: ignore[misc]
             pending.details = {}
         if pending.outer is None:
             error = kwargs.get("exception") or "_OTHER"
-            self._open(pending, kwargs, start).fail(error, end_ns=convert.nanoseconds(end))
+            call = self._open(pending, kwargs, start, "failed")
+            call.fail(error, end_ns=convert.nanoseconds(end))
 
     def _is_ours(self, kwargs: dict[str, Any], start: Any) -> bool:
         """Whether the call is of a known kind and began while this recorder listened."""
@@ -253,13 +225,16 @@ class CallRecorder(CustomLogger):  # type: ignore[misc]
         if pending is None or pending.reported or pending.outer is not None:
             return
         details = pending.details
-        call = self._open(pending, details, None)
+        call = self._open(pending, details, None, "abandoned")
         if details.get("stream"):
             call.abandon(end_ns=when_ns)
         else:
             call.fail(_CANCELLED, end_ns=when_ns)
 
-    def _open(self, pending: _Pending, kwargs: Mapping[str, Any], start: Any) -> OpenCall:
+    def _open(
+        self, pending: _Pending, kwargs: Mapping[str, Any], start: Any, outcome: Outcome
+    ) -> OpenCall:
+        ending = (str(kwargs.get("litellm_call_id")), outcome)
         params = kwargs.get("optional_params") or {}
         wanted = self.recorder.wants_content
         provider, local = served.provider_of(kwargs)
@@ -279,10 +254,10 @@ class CallRecorder(CustomLogger):  # type: ignore[misc]
             started_ns=started,
             attempt=pending.attempts,
             in_process=local,
-            beside=together.made_by_another(self, kwargs),
+            beside=together.made_by_another(self, ending),
         )
         call.attributes.update(server_of(kwargs))
-        together.remember(self, kwargs, call)
+        together.remember(self, ending, call)
         return call
 
 

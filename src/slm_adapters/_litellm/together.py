@@ -5,52 +5,60 @@ from __future__ import annotations
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
+from ..calls import Outcome
 from ..telemetry.recorder import OpenCall
 
-__all__ = ["join", "leave", "made_by_another", "remember"]
+__all__ = ["Ending", "Made", "join", "leave", "made_by_another", "remember"]
+
+#: LiteLLM's id of a call, which its retries share, and how this one ended.
+Ending: TypeAlias = tuple[str, Outcome]
+#: What a recorder made of the last calls. Each keeps its own, so that it can go with it.
+Made: TypeAlias = OrderedDict[Ending, OpenCall]
 
 #: All recorders hear of an outcome one after the other, so a few spans are enough.
 _LIMIT = 64
 
 _recorders: weakref.WeakSet[Any] = weakref.WeakSet()
-_made: OrderedDict[tuple[str, int], tuple[object, OpenCall]] = OrderedDict()
 _lock = threading.Lock()
 
 
 def join(recorder: Any) -> None:
     """``recorder`` listens from now on."""
-    _recorders.add(recorder)
+    with _lock:
+        _recorders.add(recorder)
 
 
 def leave(recorder: Any) -> None:
     """It does not any more."""
-    _recorders.discard(recorder)
-    if len(_recorders) < 2:
-        with _lock:
-            _made.clear()
+    with _lock:
+        _recorders.discard(recorder)
+        recorder.made.clear()
+        if len(_recorders) == 1:
+            for last in _recorders:
+                last.made.clear()
 
 
-def remember(recorder: Any, details: Mapping[str, Any], call: OpenCall) -> None:
-    """Keep what ``recorder`` made of the call with these details, if others listen too."""
-    if len(_recorders) < 2:
+def remember(recorder: Any, ending: Ending, call: OpenCall) -> None:
+    """Keep the span that ``recorder`` made of this call, if others listen too."""
+    if call.quiet or len(_recorders) < 2:
         return
     with _lock:
-        _made.setdefault(_key(recorder, details), (recorder, call))
-        while len(_made) > _LIMIT:
-            _made.popitem(last=False)
+        recorder.made[ending] = call
+        while len(recorder.made) > _LIMIT:
+            recorder.made.popitem(last=False)
 
 
-def made_by_another(recorder: Any, details: Mapping[str, Any]) -> OpenCall | None:
+def made_by_another(recorder: Any, ending: Ending) -> OpenCall | None:
     """What another recorder with the same destination made of this call."""
-    if not _made:
+    if len(_recorders) < 2:
         return None
+    provider = recorder.recorder.tracer_provider
     with _lock:
-        owner, call = _made.get(_key(recorder, details), (recorder, None))
-    return call if owner is not recorder else None
-
-
-def _key(recorder: Any, details: Mapping[str, Any]) -> tuple[str, int]:
-    return str(details.get("litellm_call_id")), id(recorder.recorder.tracer_provider)
+        for other in _recorders:
+            if other is not recorder and other.recorder.tracer_provider is provider:
+                call: OpenCall | None = other.made.get(ending)
+                if call is not None:
+                    return call
+    return None

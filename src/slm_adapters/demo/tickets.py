@@ -22,7 +22,6 @@ Language = Literal["en", "ja"]
 
 CATEGORIES: Final = ("delivery", "return", "damaged", "billing", "account", "question")
 PRIORITIES: Final = ("high", "normal", "low")
-LANGUAGES: Final[tuple[Language, ...]] = ("en", "ja")
 JAPANESE_SHARE: Final = 0.3
 
 _CHOICE = re.compile(r"\[([^\[\]]*)\]")

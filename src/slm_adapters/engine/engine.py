@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -93,6 +93,11 @@ class ChatEngine:
     local: bool = True
     #: ``gen_ai.provider.name``.
     provider: str = "slm_adapters"
+
+    @property
+    def identity(self) -> Hashable:
+        """What is really asked: engines with equal ones fail and recover together."""
+        return self.name
 
     @property
     def facts(self) -> dict[str, str | int | float | bool]:

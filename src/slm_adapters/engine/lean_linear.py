@@ -261,14 +261,27 @@ class FourBitLayout:
         }
         numbers = sum(packed.rows * packed.columns for packed in self._packed.values())
         self.keeps = is_little(numbers * self.multiplied.itemsize)
-        #: Bytes of the matrices kept written out.
-        self.kept_bytes = 0
+        self._written_bytes = 0
+
+    @property
+    def kept_bytes(self) -> int:
+        """What is held besides the modules: matrices written out, and layouts they gave up."""
+        given_up = (
+            int(kept.nbytes)
+            for module, packed in self._packed.items()
+            for kept, own in (
+                (packed.weight, module.weight),
+                (packed.absmax, module.weight.quant_state.absmax),
+            )
+            if kept.data_ptr() != own.data_ptr()
+        )
+        return self._written_bytes + sum(given_up)
 
     def keep(self, weight: Any) -> Any:
         """``linear(rows, bias=...)`` over a copy of ``weight`` in the fastest layout."""
         import torch
 
-        self.kept_bytes += weight.nbytes
+        self._written_bytes += int(weight.nbytes)
         packed = _packed(weight)
         if packed is not None:
             return partial(_packed_linear, weight=packed)

@@ -7,7 +7,7 @@ import contextlib
 import queue
 import threading
 import weakref
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Hashable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,6 +58,11 @@ class LocalEngine(ChatEngine):
         model = handle.path if handle.is_folder else handle.name
         window, alive = self._asked_window, handle.keep_alive
         return _rebuild, (model, handle.asked, window, self.adapter, alive)
+
+    @property
+    def identity(self) -> Hashable:
+        """The weights as they were asked for, and the adapter."""
+        return self._handle.path, self._handle.asked, self.adapter
 
     @property
     def adapters(self) -> NamedAdapters:

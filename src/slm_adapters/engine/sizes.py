@@ -1,4 +1,6 @@
-"""How much memory a model will take, from its config alone: shapes on the meta device, no weights.
+"""How much memory a model takes, before it is loaded and after.
+
+Before, from its config alone: shapes on the meta device, no weights.
 
 The model's own classes are built without numbers, and its own forward fills a cache without
 computing, so every architecture counts its layers itself: full, sliding, convolutional, recurrent.
@@ -13,7 +15,7 @@ from typing import Any
 
 from .quiet import quiet
 
-__all__ = ["CacheShape", "Skeleton"]
+__all__ = ["CacheShape", "Skeleton", "held_bytes"]
 
 #: bitsandbytes: one float32 scale per so many 4-bit weights, and a table of 16 per layer.
 _BLOCK, _SCALE, _TABLE = 64, 4, 16 * 4
@@ -113,6 +115,30 @@ class Skeleton:
         return list(cache.layers)
 
 
+def held_bytes(model: Any) -> int:
+    """Bytes of a loaded model's weights, with the scales and tables of quantized ones."""
+    return sum({_place(tensor): int(tensor.nbytes) for tensor in _held(model)}.values())
+
+
+def _held(model: Any) -> Iterator[Any]:
+    """Every tensor of the weights; some more than once."""
+    yield from model.parameters()
+    yield from model.buffers()
+    for module in model.modules():
+        weight, state = getattr(module, "weight", None), getattr(module, "state", None)
+        # The scales of int8, which a first forward takes over.
+        yield from _tensors([getattr(weight, "SCB", None), getattr(state, "SCB", None)])
+        four_bit = getattr(weight, "quant_state", None)
+        while four_bit is not None:
+            yield from _tensors(vars(four_bit))
+            four_bit = four_bit.state2  # of scales that are quantized themselves
+
+
+def _place(tensor: Any) -> int:
+    """Where a tensor is, as far as it says so: oneDNN's own layouts do not."""
+    return id(tensor) if tensor.is_mkldnn else int(tensor.data_ptr())
+
+
 def _quantized(layer: Any, quantization: str) -> int:
     count = int(layer.weight.numel())
     if quantization == "int8":
@@ -130,10 +156,16 @@ def _shape(before: Any, after: Any) -> CacheShape:
 
 
 def _tensor_bytes(value: Any) -> int:
+    return sum(int(tensor.nbytes) for tensor in _tensors(value))
+
+
+def _tensors(value: Any) -> Iterator[Any]:
     import torch
 
     if isinstance(value, torch.Tensor):
-        return int(value.nbytes)
+        yield value
+        return
     if isinstance(value, dict):
         value = list(value.values())
-    return sum(map(_tensor_bytes, value)) if isinstance(value, list | tuple) else 0
+    for item in value if isinstance(value, list | tuple) else ():
+        yield from _tensors(item)

@@ -35,6 +35,7 @@ from .machine import (
 from .quiet import no_kernel_download, quiet, somebody_waits
 from .sampling import Sampling
 from .scheduler import Scheduler
+from .sizes import held_bytes
 from .template_probe import ChatFormat
 from .tokenizing import (
     chat_format_of,
@@ -237,7 +238,7 @@ def _assemble(
     budget = _PREFIX_BYTES_CPU if source.device.startswith("cpu") else _PREFIX_BYTES_GPU
     adapters = Adapters(model)
     steps = Decoder(model, borders=ends, prefix_budget=budget, adapters=adapters)
-    nbytes = int(model.get_memory_footprint()) + getattr(steps.network, "kept_bytes", 0)
+    nbytes = held_bytes(model) + getattr(steps.network, "kept_bytes", 0)
     encode = encoder(tokenizer)
     chat_format = chat_format_of(tokenizer, keyword)
     spoken = "".join(DELIMITERS) + chat_format.calls.write([("name", {"key": "value"})])

@@ -7,7 +7,7 @@ import contextvars
 import dataclasses
 import threading
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Hashable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, closing, contextmanager
 from typing import TypeVar, cast
@@ -50,6 +50,11 @@ class RoutedEngine(ChatEngine):
         self.engine, self.router, self.gives_way = engine, router, gives_way
         self.role, self.run = role, run
         self.name, self.local, self.provider = engine.name, engine.local, engine.provider
+
+    @property
+    def identity(self) -> Hashable:
+        """The engine's own."""
+        return self.engine.identity
 
     @property
     def context_window(self) -> int:  # type: ignore[override]
@@ -117,13 +122,13 @@ class RoutedEngine(ChatEngine):
     @contextmanager
     def _attempt(self, request: ChatRequest) -> Iterator[_Attempt]:
         if self.gives_way:
-            self.router.admit(self.name, request, self.role, self.run)
+            self.router.admit(self.engine, request, self.role, self.run)
         try:
             yield _Attempt(self, request)
         except BaseException as error:
-            self.router.ended(self.name, error)
+            self.router.ended(self.engine, error)
             raise
-        self.router.ended(self.name, None)
+        self.router.ended(self.engine, None)
 
     # Samples
 

@@ -7,7 +7,7 @@ import inspect
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..engine.engine import ChatEngine, ChatRequest
@@ -53,7 +53,7 @@ class Router:
                     "Answer, or Copied(...), Within(...), Confident(...), Consistent(...)."
                 )
         self.checks, self.before, self.sticky, self.breaker = checks, before, sticky, breaker
-        self._circuits: dict[str, Circuit] = {}
+        self._circuits: dict[Hashable, Circuit] = {}
         self._left: OrderedDict[tuple[str, str | None], None] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -84,17 +84,19 @@ class Router:
 
     # Before the answer
 
-    def admit(self, model: str, request: ChatRequest, role: str | None, run: str | None) -> None:
-        """Raise ``NotAskedError`` when the fallback is to answer without asking ``model``."""
+    def admit(
+        self, engine: ChatEngine, request: ChatRequest, role: str | None, run: str | None
+    ) -> None:
+        """Raise ``NotAskedError`` when the fallback is to answer without asking ``engine``."""
         if self.sticky and run is not None and (run, role) in self._left:
-            raise NotAskedError(model, "sticky")
+            raise NotAskedError(engine.name, "sticky")
         if self.before is not None:
             reason = _why_not(self.before, request, refusal=True)
             if reason:
-                raise NotAskedError(model, reason)
+                raise NotAskedError(engine.name, reason)
         # Last: a probe that it lets through must also take place.
-        if not self._circuit(model).admits():
-            raise NotAskedError(model, "circuit_open")
+        if not self._circuit(engine).admits():
+            raise NotAskedError(engine.name, "circuit_open")
 
     # After it
 
@@ -111,9 +113,9 @@ class Router:
                     error.completion = answer.completion
                     raise error
 
-    def ended(self, model: str, error: BaseException | None) -> None:
-        """Tell the breaker how a call of ``model`` ended."""
-        circuit = self._circuit(model)
+    def ended(self, engine: ChatEngine, error: BaseException | None) -> None:
+        """Tell the breaker how a call of ``engine`` ended."""
+        circuit = self._circuit(engine)
         if error is None or isinstance(error, RejectedReplyError):
             circuit.succeeded()
         elif is_a_failure(error):
@@ -150,13 +152,14 @@ class Router:
         temperatures = [float(getattr(check, "temperature", 0.7)) for check in samplers]
         return max(map(samples_of, samplers), default=1) - 1, max(temperatures, default=0.0)
 
-    def _circuit(self, model: str) -> Circuit | _AlwaysClosed:
+    def _circuit(self, engine: ChatEngine) -> Circuit | _AlwaysClosed:
         if self.breaker is None:
             return _ALWAYS_CLOSED
+        key = engine.identity
         with self._lock:
-            if model not in self._circuits:
-                self._circuits[model] = Circuit(self.breaker)
-            return self._circuits[model]
+            if key not in self._circuits:
+                self._circuits[key] = Circuit(self.breaker)
+            return self._circuits[key]
 
 
 class _AlwaysClosed:

@@ -5,6 +5,7 @@ Everything that goes to a span, a store or a hook passes through ``Redaction.app
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import math
@@ -95,9 +96,9 @@ class Redaction:
         return tuple(kept)
 
     def apply_to_text(self, text: str) -> str:
-        """The same for tool arguments and results."""
+        """The same for tool arguments and results on a span, within the size limit."""
         kept = self.apply([Message("tool", text)])
-        return kept[0].text if kept else ""
+        return _text_within_limit(kept[0].text) if kept else ""
 
 
 #: A message as plain values, in the order of ``Message``'s fields.
@@ -185,24 +186,35 @@ def _tool_call(call: ToolCall) -> dict[str, Any]:
     return {"type": "tool_call", "id": call.id, "name": call.name, "arguments": arguments}
 
 
-def text_within_limit(text: str) -> str:
-    """A tool's arguments or result, cut at the size limit with a mark."""
-    return text if len(text) <= LIMIT else _cut(text, LIMIT)
+def _text_within_limit(text: str) -> str:
+    """``text`` cut with a mark; what is JSON stays JSON unless it is large without long texts."""
+    if len(text) <= LIMIT:
+        return text
+    with contextlib.suppress(ValueError, RecursionError):
+        shorter = _with_long_texts_cut(json.loads(text))
+        if len(shorter) <= LIMIT:
+            return shorter
+    return _cut(text, LIMIT)
 
 
 def fitted(messages: list[dict[str, Any]]) -> str:
     """JSON of at most about ``LIMIT`` characters: the longest texts are cut, never the JSON."""
-    text = _dumps(messages)
-    longest = LIMIT
-    while len(text) > LIMIT and longest > 64:
-        longest //= 2
-        text = _dumps(_with_texts_cut(messages, longest))
+    text = _with_long_texts_cut(messages)
     if len(text) <= LIMIT:
         return text
     # Thousands of messages: the first and the last say most about what was asked.
     left_out = len(messages) - 2
     note = {"role": "system", "parts": [{"type": "text", "content": f"[{left_out} messages cut]"}]}
     return _dumps(_with_texts_cut([messages[0], note, messages[-1]], LIMIT // 8))
+
+
+def _with_long_texts_cut(value: Any) -> str:
+    """Its JSON, of at most ``LIMIT`` characters if cutting texts can do that."""
+    text, longest = _dumps(value), LIMIT
+    while len(text) > LIMIT and longest > 64:
+        longest //= 2
+        text = _dumps(_with_texts_cut(value, longest))
+    return text
 
 
 def _with_texts_cut(value: Any, longest: int) -> Any:

@@ -7,6 +7,7 @@ It uses the OpenTelemetry API only: without a configured provider, spans cost al
 from __future__ import annotations
 
 import contextlib
+import copy
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol, Unpack, cast
@@ -14,8 +15,8 @@ from typing import Any, Protocol, Unpack, cast
 from opentelemetry import trace
 from opentelemetry._logs import LoggerProvider
 from opentelemetry.context import Context
-from opentelemetry.metrics import MeterProvider
-from opentelemetry.trace import SpanKind, TracerProvider
+from opentelemetry.metrics import MeterProvider, NoOpMeterProvider
+from opentelemetry.trace import NoOpTracerProvider, SpanKind, TracerProvider
 
 from ..calls import NO_LABELS, Call, Message, Tool, current_scope
 from . import content, semconv, suppression
@@ -38,7 +39,6 @@ __all__ = [
     "default_recorder",
     "error_type",
     "global_hooks",
-    "set_current_call",
 ]
 
 
@@ -95,6 +95,15 @@ class Recorder:
         self.metrics = Metrics(meter_provider, self.profile)
         tracer = trace.get_tracer("slm_adapters", _version(), tracer_provider=tracer_provider)
         self._start_span = tracer.start_span
+
+    def shadow(self) -> Recorder:
+        """One with the same hooks and store that makes no span, metric or event."""
+        made = copy.copy(self)
+        made.metrics = Metrics(NoOpMeterProvider(), self.profile)
+        made._start_span = NoOpTracerProvider().get_tracer("slm_adapters").start_span
+        made.events = made.completions = None
+        made.content_on_spans = made._reads_content = False
+        return made
 
     @property
     def wants_content(self) -> bool:
@@ -252,11 +261,6 @@ def as_current_call(call: OpenCall) -> Iterator[None]:
         yield
     finally:
         set_context(outer)
-
-
-def set_current_call(call: OpenCall | None, context: Context) -> None:
-    """Make ``context`` current; ``call`` is the one it was made for, and travels in it."""
-    set_context(context)
 
 
 def default_recorder() -> Recorder:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Hashable, Iterator, Sequence
 from contextlib import aclosing
 from typing import Any, cast
 
@@ -56,6 +56,11 @@ class RemoteEngine(ChatEngine):
     def __deepcopy__(self, memo: Any = None) -> RemoteEngine:
         # It holds nothing of its own, and a copy in this process may go on using the key.
         return self
+
+    @property
+    def identity(self) -> Hashable:
+        """The address and the name on the wire."""
+        return self.server.http.base_url, self.wire_name
 
     @property
     def provider(self) -> str:  # type: ignore[override]

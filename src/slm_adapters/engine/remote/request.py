@@ -12,10 +12,10 @@ from itertools import pairwise
 from typing import Any
 
 from ...calls import Tool
-from ...errors import UnsupportedContentError
 from ..chat_format import shaped_messages
 from ..engine import ChatRequest
 from ..template_probe import ChatFormat
+from ..text_only import check_text_only
 
 __all__ = [
     "Dialect",
@@ -74,7 +74,7 @@ def body_of(
     model: str, request: ChatRequest, dialect: Dialect, *, limit: int | None, stream: bool
 ) -> dict[str, Any]:
     """The request's JSON; raises ``UnsupportedContentError`` for images, audio and files."""
-    _check_text_only(model, request)
+    check_text_only(request.messages, model)
     refused, tools = dialect.refused, offered_tools(request)
     native = () if "tools" in refused else tools
     body: dict[str, Any] = {
@@ -132,17 +132,6 @@ def _named(response_format: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(schema, dict) or schema.get("name"):
         return response_format
     return {**response_format, "json_schema": {"name": "answer", **schema}}
-
-
-def _check_text_only(model: str, request: ChatRequest) -> None:
-    for message in request.messages:
-        if isinstance(message.content, list):
-            kinds = sorted({str(part.get("type")) for part in message.content} - {"text"})
-            if kinds:
-                raise UnsupportedContentError(
-                    f"a {message.role} message has {', '.join(kinds)} content, and {model} is "
-                    "asked for text only: send text, or give the model a fallback=."
-                )
 
 
 def learn(dialect: Dialect, body: dict[str, Any], refused: frozenset[str]) -> Dialect | None:

@@ -412,8 +412,37 @@ def test_t17_a_stream_shows_its_chunks_in_order_and_ends_the_same(events):
     chunks = [event.chunk for event in events if event.type == "llm_stream_chunk"]
     assert chunks == ["one", " two", " three"]
     assert slm.call("x", tools=[LOOK_UP]) == [CALL.to_openai()]
-    last = [event for event in events if event.type == "llm_stream_chunk"][-1]
-    assert last.tool_call.function.name == "look_up"
+    pieces = [event for event in events if event.type == "llm_stream_chunk" and event.tool_call]
+    assert len(pieces) > 2
+    assert {piece.tool_call.function.name for piece in pieces} == {"look_up"}
+    assert {piece.tool_call.id for piece in pieces} == {CALL.id}
+    # As CrewAI's own providers tell it: the piece is the chunk, the call is what is known by now.
+    assert "".join(piece.chunk for piece in pieces) == CALL.arguments
+    so_far = [piece.tool_call.function.arguments for piece in pieces]
+    assert so_far == sorted(so_far, key=len)
+    assert (so_far[0], so_far[-1]) == ("", CALL.arguments)
+
+
+async def test_t6_thoughts_are_events_of_their_own(events):
+    """CrewAI's thinking chunks, in streams; never a part of the answer."""
+    engine = ScriptedModel(["<think>two and two</think>Four."])
+    slm = SLM(engine, stream=True)
+    with captured_calls() as calls:
+        assert slm.call("x") == await slm.acall("x") == "Four."
+        assert SLM(engine).call("x") == "Four."
+    told = [event.chunk for event in events if event.type == "llm_thinking_chunk"]
+    assert told == ["two", " and", " two"] * 2
+    said = [event.chunk for event in events if event.type == "llm_stream_chunk"]
+    assert said == ["Four."] * 2
+    assert [call.replies[0].message.reasoning for call in calls] == ["two and two"] * 3
+    ended = [event for event in events if event.type == "llm_call_completed"]
+    assert [event.usage["reasoning_tokens"] for event in ended] == [3, 3, 3]
+
+
+def test_t6_after_a_thought_another_model_may_answer():
+    """Nothing of an answer was shown yet."""
+    slm = SLM(ScriptedModel(["<think>hm</think>"]), fallback=HostedLLM(), stream=True)
+    assert slm.call("x") == "hosted answer"
 
 
 async def test_t17_an_asynchronous_stream_does_the_same(events):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import threading
 import time
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from streams import calls_of
 from tiny_models import CHATML, teach, tiny_model
 
 from slm_adapters.calls import Message, Reply, Tool
@@ -173,11 +175,15 @@ def test_t2_a_stop_string_at_the_start_is_an_error_that_says_so(taught: Path) ->
         load_engine(taught).complete(ask("react", stop=("Thought",)))
 
 
-def test_t6_thinking_is_counted_and_not_shown(taught: Path) -> None:
-    """The reply is the answer; the thought is reasoning tokens."""
+def test_t6_thinking_is_counted_and_told_apart(taught: Path) -> None:
+    """The text is the answer; the thought is reasoning, in tokens and in words."""
     chunks, completion = streamed(load_engine(taught), ask("think"))
     assert completion.reply.message.content == "Forty-two."
     assert "".join(chunk.text for chunk in chunks) == "Forty-two."
+    assert completion.reply.message.reasoning == "Hm, let me see."
+    assert "".join(chunk.reasoning for chunk in chunks) == "Hm, let me see."
+    assert sum(bool(chunk.reasoning) for chunk in chunks) > 3
+    assert not any(chunk.reasoning and chunk.text for chunk in chunks)
     assert completion.usage.reasoning_tokens
     assert completion.usage.reasoning_tokens < completion.usage.output_tokens
 
@@ -191,8 +197,10 @@ def test_t6_a_template_that_opens_the_thought(tmp_path: Path) -> None:
         ),
     )
     teach(folder, {"q": "Let me see.\n</think>\n\nSeven."})
-    completion = load_engine(folder).complete(ask("q"))
+    chunks, completion = streamed(load_engine(folder), ask("q"))
     assert completion.reply.message.content == "Seven."
+    assert completion.reply.message.reasoning == "Let me see."
+    assert "".join(chunk.reasoning for chunk in chunks) == "Let me see."
 
 
 def scripted_tokens(engine: ChatEngine, monkeypatch: Any, *tokens: str) -> list[Any]:
@@ -300,11 +308,16 @@ def test_cached_tokens_are_reported_and_change_nothing(babbling: ChatEngine) -> 
 
 
 def test_t4_a_call_becomes_a_tool_call(caller: Path) -> None:
-    """Text of the format is never shown; the call is one chunk and in the completion."""
+    """Text of the format is never shown; the call comes in pieces and is in the completion."""
     chunks, completion = streamed(load_engine(caller), ask("Where is AB-1?", tools=(LOOKUP,)))
     (call,) = completion.reply.message.tool_calls
     assert (call.name, call.parsed()) == ("lookup_order", {"order_id": "AB-1"})
-    assert chunks == [Chunk(tool_call=call)]
+    assert calls_of(chunks) == (call,)
+    assert not any(chunk.text for chunk in chunks)
+    deltas = [chunk.tool_call for chunk in chunks]
+    assert (deltas[0].id, deltas[0].name, deltas[0].arguments) == (call.id, call.name, "")
+    assert len(deltas) > 3
+    assert all(delta.certain for delta in deltas)
     assert completion.reply.message.content is None
     assert completion.reply.finish_reason == "tool_call"
 
@@ -314,7 +327,7 @@ def test_text_before_a_call_is_streamed(caller: Path) -> None:
     chunks, completion = streamed(load_engine(caller), ask("Look, then say", tools=(LOOKUP,)))
     assert completion.reply.message.content == "Let me look.\n"
     assert "".join(chunk.text for chunk in chunks) == "Let me look.\n"
-    assert chunks[-1].tool_call == completion.reply.message.tool_calls[0]
+    assert calls_of(chunks) == completion.reply.message.tool_calls
 
 
 def test_two_calls_have_two_ids(caller: Path) -> None:
@@ -330,6 +343,34 @@ def test_t7_a_call_of_an_unknown_tool_cannot_be_written(caller: Path) -> None:
     completion = load_engine(caller).complete(request)
     check(request, completion)
     assert {call.name for call in completion.reply.message.tool_calls} == {"lookup_order"}
+
+
+def test_a_call_is_shown_while_it_is_written(caller: Path) -> None:
+    """Its name and the first arguments before the model has written the rest."""
+    request = ask("Where is AB-1?", tools=(LOOKUP,))
+    engine = load_engine(caller)
+    whole = engine.complete(request)
+    events = engine.stream(dataclasses.replace(request, max_tokens=whole.usage.output_tokens - 6))
+    early = []
+    with pytest.raises(InvalidReplyError, match="cut off by max_tokens") as caught:
+        early.extend(events)
+    (begun,) = calls_of(early)
+    assert begun.name == "lookup_order"
+    assert whole.reply.message.tool_calls[0].arguments.startswith(begun.arguments)
+    assert begun.arguments
+    assert caught.value.completion.usage.output_tokens == whole.usage.output_tokens - 6
+
+
+@pytest.mark.usefixtures("unconstrained")
+def test_without_a_grammar_calls_stream_too(caller: Path) -> None:
+    """Not certain, and the same in the end."""
+    request = ask("two", tools=(LOOKUP,))
+    chunks, completion = streamed(load_engine(caller), request)
+    assert calls_of(chunks) == completion.reply.message.tool_calls
+    assert len(completion.reply.message.tool_calls) == 2
+    deltas = [chunk.tool_call for chunk in chunks if chunk.tool_call]
+    assert len(deltas) > 6
+    assert not any(delta.certain for delta in deltas)
 
 
 @pytest.mark.usefixtures("unconstrained")

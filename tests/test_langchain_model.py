@@ -141,10 +141,88 @@ async def test_streams_add_up_to_the_invoked_message() -> None:
             added = add_ai_message_chunks(made[0], *made[1:])
             assert added.content == whole.content
             assert added.tool_calls == whole.tool_calls
+            assert not added.invalid_tool_calls
             assert added.usage_metadata == whole.usage_metadata
             assert made[-1].chunk_position == "last"
             assert added.response_metadata["model_name"] == "scripted"
         assert (await model.ainvoke("q")).content == whole.content
+
+
+async def test_t6_thoughts_are_reasoning_and_no_content() -> None:
+    """In ``additional_kwargs``, where LangChain's own integrations put them, and so a block."""
+    model = ChatSLM(ScriptedModel(["<think>two and two</think>Four."]))
+    whole, chunks = model.invoke("q"), list(model.stream("q"))
+    achunks = [chunk async for chunk in model.astream("q")]
+    blocks = [{"type": "reasoning", "reasoning": "two and two"}, {"type": "text", "text": "Four."}]
+    for said in (whole, sum(chunks[1:], chunks[0]), sum(achunks[1:], achunks[0])):
+        assert said.content == "Four."
+        assert said.additional_kwargs == {"reasoning_content": "two and two"}
+        assert said.content_blocks == blocks
+        assert said.usage_metadata["output_token_details"] == {"reasoning": 3}
+    assert chunks[0].content_blocks == [{"type": "reasoning", "reasoning": "two"}]
+    version_1 = ChatSLM(ScriptedModel(["<think>two and two</think>Four."]), output_version="v1")
+    assert version_1.invoke("q").content == blocks
+    events = [event["event"] for event in model.stream_events("q", version="v3")]
+    assert events.count("content-block-start") == 2
+
+
+async def test_t6_a_thought_is_not_sent_again_and_forfeits_no_fallback() -> None:
+    """A thought is no part of the answer: after one another model may still answer."""
+    engine = ScriptedModel(["<think>two and two</think>Four.", "<think>hm</think>"])
+    model = ChatSLM(engine, fallback=HostedChat())
+    first = model.invoke("q")
+    model.invoke([HumanMessage("q"), first, HumanMessage("more")])
+    assert engine.requests[1].messages[1].text == "Four."
+    assert engine.requests[1].messages[1].reasoning is None
+    model = ChatSLM(ScriptedModel(["<think>hm</think>"]), fallback=HostedChat())
+    chunks = list(model.stream("q"))
+    assert chunks[0].additional_kwargs == {"reasoning_content": "hm"}
+    assert "".join(str(chunk.content) for chunk in chunks) == "a hosted answer"
+
+
+@pytest.mark.parametrize("hooks", [[], [lambda call: None]])
+@pytest.mark.parametrize("capture", ["NO_CONTENT", "SPAN_ONLY"])
+def test_t6_thoughts_are_on_spans_where_content_is(spans, monkeypatch, capture, hooks) -> None:
+    """As a part of the answer, of any integration that tells them."""
+    monkeypatch.setenv("OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT", capture)
+    listening = using(CallRecorder(tracer_provider=spans.provider, hooks=hooks))
+    ChatSLM(ScriptedModel(["<think>SECRET</think>Four."])).invoke("q", listening)
+    blocks = [{"type": "thinking", "thinking": "SECRET"}, {"type": "text", "text": "Four."}]
+    HostedChat(replies=[AIMessage(blocks)]).invoke("q", listening)
+    for span in spans.named("chat"):
+        if capture == "NO_CONTENT":
+            assert "SECRET" not in str(span.attributes)
+            continue
+        (said,) = json.loads(span.attributes["gen_ai.output.messages"])
+        assert said["parts"] == [
+            {"type": "reasoning", "content": "SECRET"},
+            {"type": "text", "content": "Four."},
+        ]
+    assert len(spans.named("chat")) == 2
+
+
+def test_tool_calls_stream_in_pieces() -> None:
+    """The first has id, name and index, the others pieces of the arguments' JSON."""
+    chunks = list(ChatSLM(ScriptedModel([ADD])).bind_tools([add]).stream("q"))
+    pieces = [chunk.tool_call_chunks[0] for chunk in chunks if chunk.tool_call_chunks]
+    assert (pieces[0]["name"], pieces[0]["id"], pieces[0]["args"]) == ("add", ADD.id, "")
+    assert len(pieces) > 2
+    assert {(p["name"], p["id"], p["index"]) for p in pieces[1:]} == {(None, None, 0)}
+    assert "".join(piece["args"] for piece in pieces) == ADD.arguments
+
+
+@pytest.mark.parametrize("arguments", ['{"a": "x"}', "no JSON"])
+async def test_a_streamed_call_that_does_not_fit(arguments: str) -> None:
+    """A fallback answers in its place, and nothing was shown; without one pieces were, and the
+    error of a plain call ends the stream."""
+    wrong = ToolCall("c", "add", arguments)
+    model = ChatSLM(ScriptedModel([wrong]), fallback=HostedChat()).bind_tools([add])
+    assert "".join(str(chunk.content) for chunk in model.stream("q")) == "a hosted answer"
+    shown = []
+    with pytest.raises(errors.InvalidReplyError):
+        async for chunk in ChatSLM(ScriptedModel([wrong])).bind_tools([add]).astream("q"):
+            shown.append(chunk)
+    assert shown[0].tool_call_chunks[0]["name"] == "add"
 
 
 def test_structured_output_in_every_form() -> None:

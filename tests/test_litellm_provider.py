@@ -96,7 +96,7 @@ async def test_streams_and_asynchronous_calls() -> None:
 
 
 async def test_tools_in_every_way() -> None:
-    """Tool calls arrive whole, with their finish reason, plain and streamed."""
+    """Tool calls arrive with their finish reason, whole and, in streams, in pieces."""
     engine = serve(ADD)
     ask = {"model": "slm/one", "messages": QUESTION, "tools": TOOLS, "tool_choice": "required"}
     choice = litellm.completion(**ask).choices[0]
@@ -104,9 +104,34 @@ async def test_tools_in_every_way() -> None:
     assert choice.message.tool_calls[0].function.arguments == '{"a": 1}'
     assert engine.requests[0].tool_choice == "required"
     assert engine.requests[0].tools[0].parameters == SCHEMA
-    built = litellm.stream_chunk_builder(list(litellm.completion(**ask, stream=True)))
+    chunks = list(litellm.completion(**ask, stream=True))
+    deltas = [call for chunk in chunks for call in chunk.choices[0].delta.tool_calls or ()]
+    assert len(deltas) > 2
+    assert (deltas[0].id, deltas[0].function.name, deltas[0].index) == (ADD.id, "add", 0)
+    assert "".join(delta.function.arguments for delta in deltas) == ADD.arguments
+    built = litellm.stream_chunk_builder(chunks)
     assert built.choices[0].message.tool_calls[0].function.name == "add"
+    assert built.choices[0].message.tool_calls[0].function.arguments == ADD.arguments
     assert built.choices[0].finish_reason == "tool_calls"
+
+
+async def test_t6_thoughts_are_reasoning_content() -> None:
+    """Of the message, and of a stream's deltas; what LiteLLM puts together has them too."""
+    serve("<think>two and two</think>Four.")
+    ask = {"model": "slm/one", "messages": QUESTION}
+    plain = litellm.completion(**ask)
+    chunks = list(litellm.completion(**ask, stream=True))
+    achunks = [chunk async for chunk in await litellm.acompletion(**ask, stream=True)]
+    for answer in (plain, litellm.stream_chunk_builder(chunks)):
+        message = answer.choices[0].message
+        assert (message.content, message.reasoning_content) == ("Four.", "two and two")
+    assert plain.usage.completion_tokens_details.reasoning_tokens == 3
+    for made in (chunks, achunks):
+        deltas = [chunk.choices[0].delta for chunk in made]
+        thoughts = [getattr(delta, "reasoning_content", None) for delta in deltas]
+        assert [thought for thought in thoughts if thought] == ["two", " and", " two"]
+        assert text_of(made) == "Four."
+        assert len({chunk.id for chunk in made}) == 1
 
 
 def test_response_format_is_asked_for_and_checked() -> None:

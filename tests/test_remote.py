@@ -17,6 +17,8 @@ import pytest
 from fake_servers import call, chunk, fake_server, message, usage_chunk
 from hypothesis import given as any_of
 from hypothesis import strategies as st
+from streams import calls_of
+from tiny_models import CHATML, tiny_model
 
 from slm_adapters import errors
 from slm_adapters.calls import Message, Tool, ToolCall
@@ -49,7 +51,8 @@ def whole(events) -> tuple[str, list[ToolCall], Completion]:
     *chunks, last = list(events)
     assert isinstance(last, Completion)
     text = "".join(piece.text for piece in chunks)
-    return text, [piece.tool_call for piece in chunks if piece.tool_call], last
+    assert calls_of(chunks) == last.reply.message.tool_calls
+    return text, [*calls_of(chunks)], last
 
 
 # --- the four ways ---------------------------------------------------------------------------
@@ -378,6 +381,48 @@ def test_t4_a_call_in_streamed_text_is_not_shown_as_text() -> None:
         assert (text, calls[0].parsed()) == ("Sure. ", {"a": 3})
 
 
+def test_a_server_s_call_deltas_are_passed_on_as_they_come() -> None:
+    """The name at once, text as it is written, a number when it is whole."""
+    schema = {"properties": {"t": {"type": "string"}, "n": {"type": "integer"}}}
+    parts = ['{"t": "ab', "cd", ' e", "n": 1', "2", "}"]
+    pieces = [
+        chunk(tool_calls=[call("note", "", "c1", index=0)]),
+        *(chunk(tool_calls=[{"index": 0, "function": {"arguments": part}}]) for part in parts),
+        chunk(reason="tool_calls"),
+        usage_chunk(),
+    ]
+    with fake_server(lambda body: [*pieces, "data: [DONE]"]) as server:
+        events = list(remote(server).stream(ask(tools=(Tool("note", "", schema),))))
+    told = [event.tool_call for event in events[:-1]]
+    assert (told[0].id, told[0].name) == ("c1", "note")
+    assert [delta.arguments for delta in told[1:]] == ['{"t": "ab', "cd", ' e"', ', "n": 12}']
+    assert calls_of(events[:-1]) == events[-1].reply.message.tool_calls
+
+
+def test_a_server_s_broken_call_is_repaired_or_refused() -> None:
+    """What was passed on is the beginning of what it is repaired to; one cut off is an error."""
+
+    def told(arguments: str, reason: str) -> str:
+        pieces = [chunk(tool_calls=[call("add", arguments, index=0)]), chunk(reason=reason)]
+        with fake_server(lambda body: [*pieces, "data: [DONE]"]) as server:
+            return whole(remote(server).stream(ask(tools=(ADD,))))[1][0].arguments
+
+    assert told('{"a": 1, }', "tool_calls") == '{"a": 1}'
+    assert told("{'a': 1}", "tool_calls") == '{"a": 1}'
+    assert told("", "tool_calls") == "{}"
+    with pytest.raises(errors.InvalidReplyError, match="max_tokens"):
+        told('{"a":1, "b', "length")
+
+
+def test_a_server_that_says_a_call_twice_is_heard_once() -> None:
+    """In its text and as a call of its own."""
+    text = '<tool_call>{"name": "add", "arguments": {"a": 3}}</tool_call>'
+    own = chunk(tool_calls=[call("add", '{"a":3}', index=0)])
+    with fake_server(lambda body: [chunk(text), own, chunk(reason="stop")]) as server:
+        last = list(remote(server).stream(ask(tools=(ADD,))))[-1]
+    assert [found.parsed() for found in last.reply.message.tool_calls] == [{"a": 3}]
+
+
 def test_t38_a_call_that_the_limit_cut_off_is_not_run() -> None:
     """Not completed by repair; the check turns it down."""
     cut = message(None, "length", tool_calls=[call("add", '{"a": 1')])
@@ -557,19 +602,112 @@ def test_t6_thinking_is_no_content() -> None:
         with fake_server(lambda body, given=given: (200, given)) as server:
             answer = remote(server).complete(ask())
             assert (answer.reply.message.text, answer.usage.reasoning_tokens) == ("Four.", 7)
+            assert answer.reply.message.reasoning == "two and two"
     pieces = [chunk("<thi"), chunk("nk>hm</think>\n\nFour."), chunk(reason="stop")]
     with fake_server(lambda body: pieces) as server:
-        assert whole(remote(server).stream(ask()))[0] == "Four."
-
-    def opened(body):
-        if body["stream"]:
-            return [chunk("hm"), chunk("</think>Four."), chunk(reason="stop")]
-        return 200, message("hm</think>\n\nFour.")
-
-    with fake_server(opened) as server:
+        text, _, last = whole(remote(server).stream(ask()))
+        assert (text, last.reply.message.reasoning) == ("Four.", "hm")
+    with fake_server(opened()) as server:
         engine = remote(server)
         assert engine.complete(ask()).reply.message.text == "Four."
         assert whole(engine.stream(ask()))[0] == "Four."
+
+
+def opened(thought: str = "hm", *, said: str = "Four.", reason: str = "stop"):
+    """A server whose template opens the thinking block, and that does not tell it apart."""
+
+    def chat(body):
+        if body["stream"]:
+            closing = [chunk("</think>\n\n" + said)] if said else []
+            return [chunk(thought), *closing, chunk(reason=reason), "data: [DONE]"]
+        return 200, message(f"{thought}</think>\n\n{said}")
+
+    return chat
+
+
+def thought_and_text(engine) -> tuple[str, str]:
+    *chunks, last = engine.stream(ask())
+    text = "".join(piece.text for piece in chunks)
+    thought = "".join(piece.reasoning for piece in chunks)
+    said = last.reply.message
+    assert (text, thought) == (said.text, said.reasoning or "")
+    return thought, text
+
+
+LLAMA_CPP = {"software": "llama.cpp", "models": [{"id": "fake", "owned_by": "llamacpp"}]}
+
+
+@pytest.mark.parametrize(
+    ("name", "serving"),
+    [
+        (
+            "fake",
+            LLAMA_CPP
+            | {"routes": {"/apply-template": lambda body: {"prompt": "<|assistant|><think>\n"}}},
+        ),
+        (
+            "qwen3-4b",
+            {
+                "models": VLLM,
+                "routes": {
+                    "/tokenize": lambda body: {"count": 900, "tokens": [*range(900)]},
+                    "/detokenize": lambda body: {
+                        "prompt": "assistant <think>\n" if body["tokens"][-1] == 899 else "?"
+                    },
+                },
+            },
+        ),
+        ("DeepSeek-R1-Distill-Qwen-1.5B", {}),
+    ],
+)
+def test_t6_the_first_stream_shows_no_thought_that_the_prompt_opened(name, serving) -> None:
+    """The server's own template, or the model's name, says that it may think; then it shows."""
+    with fake_server(opened("hm, two and two"), **serving) as server:
+        engine = remote(server, name)
+        assert thought_and_text(engine) == ("hm, two and two", "Four.")
+        asked = len(server.requests)
+        first = next(engine.stream(ask()))
+        assert first == Chunk(reasoning="hm, two and two")  # known now: told as it comes
+        assert len(server.requests) == asked + 1
+
+
+def test_t6_a_tokenizer_that_is_here_tells_it_too(tmp_path) -> None:
+    """Its chat template makes the prompt that the server's makes."""
+    ending = "assistant\\n' }}{%- endif"
+    folder = tiny_model(
+        tmp_path, chat_template=CHATML.replace(ending, ending[:11] + "<think>'}}{%- endif")
+    )
+    with fake_server(opened()) as server:
+        assert thought_and_text(remote(server, tokenizer=str(folder))) == ("hm", "Four.")
+
+
+def test_t6_a_server_that_tells_thoughts_apart_is_believed() -> None:
+    """Also where the prompt opens the block: its content is the answer, from the first on."""
+    template = {"/apply-template": lambda body: {"prompt": "<think>"}}
+    pieces = [chunk(reasoning_content="two "), chunk(reasoning_content="and two"), chunk("Four.")]
+    end = [chunk(reason="stop"), "data: [DONE]"]
+    with fake_server(lambda body: [*pieces, *end], routes=template, **LLAMA_CPP) as server:
+        engine = remote(server)
+        for _ in range(2):
+            assert thought_and_text(engine) == ("two and two", "Four.")
+    plain = [chunk("Fo"), chunk("ur."), *end]
+    with fake_server(lambda body: plain, routes=template, **LLAMA_CPP) as server:
+        assert thought_and_text(remote(server)) == ("", "Four.")
+    with fake_server(lambda body: plain) as server:
+        engine = remote(server, "no-reasoning")
+        assert thought_and_text(engine) == ("", "Four.")
+        assert next(engine.stream(ask())) == Chunk("Fo")  # known now: nothing is held back
+
+
+def test_t6_a_thought_that_the_limit_cut_off_is_no_answer() -> None:
+    """Where the prompt opened it; with no text at all the error says where the tokens went."""
+    template = {"/apply-template": lambda body: {"prompt": "<think>"}}
+    chat = opened(said="", reason="length")
+    with (
+        fake_server(chat, routes=template, **LLAMA_CPP) as server,
+        pytest.raises(errors.EmptyReplyError, match="thinking"),
+    ):
+        list(remote(server).stream(ask()))
 
 
 def test_t1_text_after_a_stop_string_never_passes() -> None:

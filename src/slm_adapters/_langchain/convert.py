@@ -24,12 +24,12 @@ from ..telemetry import semconv
 from ..telemetry.content import Row
 
 if TYPE_CHECKING:
-    from ..engine.engine import Completion, ToolChoice
+    from ..engine.engine import Chunk, Completion, ToolChoice
 
 __all__ = [
-    "LOCAL_PROVIDER", "ai_message", "chat_result", "json_text", "last_chunks", "marked",
-    "message_from", "messages_from", "params_from", "row_of", "text_chunk", "tool_choice_from",
-    "tools_from",
+    "LOCAL_PROVIDER", "ai_message", "chat_result", "json_text", "last_chunk", "marked",
+    "message_chunk", "message_from", "messages_from", "params_from", "reasoning_of",
+    "reply_message", "row_of", "tool_choice_from", "tools_from",
 ]  # fmt: skip
 
 AIMessageT = TypeVar("AIMessageT", bound=AIMessage)
@@ -57,6 +57,25 @@ def messages_from(messages: Sequence[BaseMessage]) -> tuple[Message, ...]:
 def message_from(message: BaseMessage) -> Message:
     """One message; text-only content blocks become plain text."""
     return Message(*row_of(message))
+
+
+def reply_message(message: BaseMessage) -> Message:
+    """The same for an answer, with what the model thought before it."""
+    return Message(*row_of(message), reasoning_of(message))
+
+
+def reasoning_of(message: BaseMessage) -> str | None:
+    """The thought of an answer, where LangChain's integrations put it."""
+    said = message.additional_kwargs.get("reasoning_content")
+    if isinstance(said, str) and said:
+        return said
+    blocks = message.content if isinstance(message.content, list) else ()
+    thoughts = [
+        block.get("reasoning") or block.get("thinking")
+        for block in blocks
+        if isinstance(block, dict)
+    ]
+    return "".join(thought for thought in thoughts if isinstance(thought, str)) or None
 
 
 def row_of(message: BaseMessage) -> Row:
@@ -138,6 +157,7 @@ def ai_message(completion: Completion) -> AIMessage:
     calls, invalid = split_tool_calls(message.tool_calls)
     return AIMessage(
         content=message.text,
+        additional_kwargs=_thought(message.reasoning),
         tool_calls=calls,
         invalid_tool_calls=invalid,
         usage_metadata=usage_metadata(completion.usage),
@@ -145,25 +165,30 @@ def ai_message(completion: Completion) -> AIMessage:
     )
 
 
-def text_chunk(text: str) -> AIMessageChunk:
+def message_chunk(chunk: Chunk) -> AIMessageChunk:
     """A piece of a streamed answer."""
-    return AIMessageChunk(content=text)
+    delta, thought = chunk.tool_call, _thought(chunk.reasoning)
+    if delta is None:
+        return AIMessageChunk(content=chunk.text, additional_kwargs=thought)
+    call = tool_call_chunk(
+        name=delta.name or None, args=delta.arguments, id=delta.id or None, index=delta.index
+    )
+    return AIMessageChunk(content=chunk.text, additional_kwargs=thought, tool_call_chunks=[call])
 
 
-def last_chunks(completion: Completion) -> list[AIMessageChunk]:
-    """What ends a stream: its tool calls, then usage and metadata with the end mark."""
-    calls = [
-        tool_call_chunk(name=call.name, args=call.arguments, id=call.id, index=index)
-        for index, call in enumerate(completion.reply.message.tool_calls)
-    ]
-    chunks = [AIMessageChunk(content="", tool_call_chunks=[call]) for call in calls]
-    end = AIMessageChunk(
+def _thought(reasoning: str | None) -> dict[str, Any]:
+    """Where LangChain looks for a model's thoughts: ``content_blocks`` has them as reasoning."""
+    return {"reasoning_content": reasoning} if reasoning else {}
+
+
+def last_chunk(completion: Completion) -> AIMessageChunk:
+    """What ends a stream: usage and metadata with the end mark."""
+    return AIMessageChunk(
         content="",
         usage_metadata=usage_metadata(completion.usage),
         response_metadata=response_metadata(completion),
         chunk_position="last",
     )
-    return [*chunks, end]
 
 
 def chat_result(message: AIMessage, fallback_reason: str | None = None) -> ChatResult:

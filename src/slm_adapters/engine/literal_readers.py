@@ -6,12 +6,20 @@ Each raises ``ValueError`` for what it cannot read; nothing is evaluated.
 from __future__ import annotations
 
 import ast
+import json
 import re
 from typing import Any
 
 from .json_repair import read_json
 
-__all__ = ["NameAndArguments", "braces_body", "pythonic_body"]
+__all__ = [
+    "NameAndArguments",
+    "braced_key",
+    "braced_value",
+    "braces_body",
+    "python_literal",
+    "pythonic_body",
+]
 
 #: Braces inside braces, at most; far more than a call has and far less than Python's stack.
 _DEEPEST = 100
@@ -52,12 +60,18 @@ def _keywords(text: str, at: int) -> tuple[dict[str, Any], int]:
         if key is None:
             raise ValueError("a call has keyword arguments only")
         at = _value_end(text, key.end())
-        try:
-            node = ast.parse(text[key.end() : at].strip(), mode="eval").body
-            arguments[key.group(1)] = _literal(node)
-        except (SyntaxError, TypeError, RecursionError, MemoryError) as error:
-            raise ValueError("not a Python literal") from error
+        arguments[key.group(1)] = python_literal(text[key.end() : at])
     return arguments, closing.end()
+
+
+def python_literal(text: str) -> Any:
+    """The value of a Python literal that JSON can say, JSON's own words included."""
+    try:
+        value = _literal(ast.parse(text.strip(), mode="eval").body)
+        json.dumps(value)
+        return value
+    except (SyntaxError, TypeError, RecursionError, MemoryError) as error:
+        raise ValueError("not a Python literal") from error
 
 
 def _value_end(text: str, at: int) -> int:
@@ -117,7 +131,7 @@ class _Braces:
         self._text, self._quote = text, quote
 
     def value(self, at: int, depth: int = 0) -> tuple[Any, int]:
-        text, at = self._text, self._skip(at)
+        text, at = self._text, self.skip(at)
         if depth > _DEEPEST:
             raise ValueError("nested too deeply")
         if text.startswith(self._quote, at):
@@ -136,37 +150,52 @@ class _Braces:
         assert word is not None, "the pattern matches nothing too"
         return _word(word.group().strip()), word.end()
 
-    def _skip(self, at: int) -> int:
+    def skip(self, at: int) -> int:
         while self._text[at : at + 1].isspace():
             at += 1
         return at
 
     def _object(self, at: int, depth: int) -> tuple[dict[str, Any], int]:
         result: dict[str, Any] = {}
-        while not self._text.startswith("}", at := self._skip(at)):
+        while not self._text.startswith("}", at := self.skip(at)):
             colon = self._text.find(":", at)
             if colon < 0:
                 raise ValueError("no ':' after a key")
-            key = self._text[at:colon].strip().removeprefix(self._quote).removesuffix(self._quote)
-            result[key.strip('"')], at = self.value(colon + 1, depth + 1)
+            key = braced_key(self._text[at:colon], self._quote)
+            result[key], at = self.value(colon + 1, depth + 1)
             at = self._comma(at, "}")
         return result, at + 1
 
     def _array(self, at: int, depth: int) -> tuple[list[Any], int]:
         result: list[Any] = []
-        while not self._text.startswith("]", at := self._skip(at)):
+        while not self._text.startswith("]", at := self.skip(at)):
             value, at = self.value(at, depth + 1)
             result.append(value)
             at = self._comma(at, "]")
         return result, at + 1
 
     def _comma(self, at: int, closing: str) -> int:
-        at = self._skip(at)
+        at = self.skip(at)
         if self._text.startswith(",", at):
             return at + 1
         if self._text.startswith(closing, at):
             return at
         raise ValueError(f"no ',' or {closing!r} at position {at}")
+
+
+def braced_key(text: str, quote: str) -> str:
+    """A key without what it may stand between."""
+    return text.strip().removeprefix(quote).removesuffix(quote).strip('"')
+
+
+def braced_value(text: str, at: int, quote: str) -> tuple[Any, int]:
+    """The value at ``at``, and the position of the comma or brace that ends it."""
+    reader = _Braces(text, quote)
+    value, at = reader.value(at, 1)
+    at = reader.skip(at)
+    if text[at : at + 1] not in (",", "}"):
+        raise ValueError("a value is not closed")
+    return value, at
 
 
 def _word(word: str) -> Any:

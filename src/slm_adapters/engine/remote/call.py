@@ -11,11 +11,19 @@ from typing import TYPE_CHECKING, Any
 from ...calls import Message, Reply
 from ...errors import ContextOverflowError, ServerError
 from ...telemetry import semconv
-from ..engine import ChatRequest, Completion, Timings
+from ..engine import ChatRequest, Chunk, Completion, Timings
 from .errors import as_error, find_error, refused_fields, too_long_for_window
 from .http import Deadline, Rejected
 from .reply import ReplyReader
-from .request import Dialect, body_of, estimated_tokens, is_forced, learn, prompt_size
+from .request import (
+    Dialect,
+    body_of,
+    estimated_tokens,
+    is_forced,
+    learn,
+    prompt_size,
+    thinks_by_name,
+)
 
 if TYPE_CHECKING:
     from .engine import RemoteEngine
@@ -53,7 +61,22 @@ class RemoteCall:
             body = self._body_with(limit)
         self._body = body
         self._began = self._first = time.monotonic()
-        return ReplyReader(self.request, thinking=self._dialect.thinks_unasked)
+        opened, may_think = await self._thinks(body)
+        return ReplyReader(self.request, thinking=opened, may_think=may_think, streams=self.stream)
+
+    async def _thinks(self, body: dict[str, Any]) -> tuple[bool, bool]:
+        """Whether the prompt opens a thinking block, and whether a stream has yet to show it.
+
+        A whole reply shows it by itself.
+        """
+        known = self._dialect.thinks_unasked
+        if not self.stream or known is not None:
+            return bool(known), False
+        opens = await self.engine.opens_thought(body, self.deadline)
+        if opens is False:
+            self._thinks_unasked(False)
+        may_think = thinks_by_name(self.engine.wire_name) if opens is None else opens
+        return bool(opens), may_think
 
     def _body_with(self, limit: int | None) -> dict[str, Any]:
         name, dialect = self.engine.wire_name, self._dialect
@@ -90,7 +113,7 @@ class RemoteCall:
         left = min(DEFAULT_MAX_TOKENS, window - taken)
         return left if left > 0 else None
 
-    async def read(self, reader: ReplyReader) -> AsyncIterator[str]:
+    async def read(self, reader: ReplyReader) -> AsyncIterator[Chunk]:
         """The visible pieces of the answer; raises ``Rejected`` for an error in its place."""
         url, http = f"{self._server.http.base_url}/chat/completions", self._server.http
         if not self.stream:
@@ -103,16 +126,15 @@ class RemoteCall:
                     break
                 if data is None:
                     continue
-                piece = self._feed(reader, data)
-                if piece:
-                    self._shown = True
-                    yield piece
+                for chunk in self._feed(reader, data):
+                    self._shown = self._shown or chunk.answers
+                    yield chunk
                 if reader.stopped:
                     return
         if reader.reason is None:
             raise self._server.http.broke_off()
 
-    def _feed(self, reader: ReplyReader, data: Any) -> str:
+    def _feed(self, reader: ReplyReader, data: Any) -> list[Chunk]:
         error = find_error(data)
         if error is not None:
             raise Rejected(*error)
@@ -124,9 +146,13 @@ class RemoteCall:
         if self._first == self._began:
             self._first = time.monotonic()
         if not self.stream and not self._dialect.thinks_unasked and _ends_a_thought(data):
-            self._remember(dataclasses.replace(self._dialect, thinks_unasked=True))
+            self._thinks_unasked(True)
             reader.begin_thinking()
         return reader.feed(data)
+
+    def _thinks_unasked(self, thinks: bool | None) -> None:
+        if thinks is not None and thinks != self._dialect.thinks_unasked:
+            self._remember(dataclasses.replace(self._dialect, thinks_unasked=thinks))
 
     def ask_differently(self, rejected: Rejected) -> None:
         """Change the request to what the server takes, or raise what its error means."""
@@ -178,6 +204,7 @@ class RemoteCall:
     def account(self, reader: ReplyReader, reply: Reply) -> Completion:
         """The completion; raises for an empty reply and for a prompt that the server cut."""
         engine, http = self.engine, self._server.http
+        self._thinks_unasked(reader.began_thinking)
         prompt_tokens = self._counted or estimated_tokens(self._body)
         completion = reader.completion(reply, engine.name, prompt_tokens, self._timings(reader))
         facts = {**engine.facts, semconv.PROVIDER_NAME: engine.provider, **completion.attributes}

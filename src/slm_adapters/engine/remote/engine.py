@@ -97,7 +97,7 @@ class RemoteEngine(ChatEngine):
     def stream(
         self, request: ChatRequest, cancel: threading.Event | None = None
     ) -> Iterator[Chunk | Completion]:
-        """Yield text as it comes, tool calls when complete, then the ``Completion``."""
+        """Yield text and tool calls as they come, then the ``Completion``."""
         return run_stream(self.astream(request), cancel)
 
     async def acomplete(self, request: ChatRequest) -> Completion:
@@ -125,17 +125,17 @@ class RemoteEngine(ChatEngine):
         while True:
             reader = await call.prepare()
             try:
-                async with aclosing(cast("Any", call.read(reader))) as pieces:
-                    async for piece in pieces:
-                        yield Chunk(text=piece)
+                async with aclosing(cast("Any", call.read(reader))) as chunks:
+                    async for chunk in chunks:
+                        yield chunk
             except Rejected as rejected:
                 call.ask_differently(rejected)
                 continue
-            chunks, reply = reader.finish()
+            reply = reader.finish()
             if call.was_ignored(reply.message):
                 continue
             completion = call.account(reader, reply)
-            for chunk in chunks:
+            for chunk in reader.held_back(completion):
                 yield chunk
             yield completion
             return
@@ -159,6 +159,17 @@ class RemoteEngine(ChatEngine):
             # Loading a tokenizer takes seconds the first time.
             return await deadline.within(asyncio.to_thread(count_with, self.tokenizer, body))
         return await self.server.count(self.wire_name, body, deadline)
+
+    async def opens_thought(self, body: dict[str, Any], deadline: Deadline) -> bool | None:
+        """Whether the prompt ends inside a thinking block; None where nobody can tell."""
+        prompt: str | None
+        if self.tokenizer is not None:
+            from .counting import prompt_with
+
+            prompt = await deadline.within(asyncio.to_thread(prompt_with, self.tokenizer, body))
+        else:
+            prompt = await self.server.prompt_end(self.wire_name, body, deadline)
+        return None if prompt is None else prompt.rstrip().endswith("<think>")
 
 
 def _rebuild(

@@ -6,19 +6,21 @@ a tool call is held back and read by the same parsers, almost-JSON is repaired.
 
 from __future__ import annotations
 
-import json
 import math
-import uuid
+from collections.abc import Iterator
 from typing import Any
 
-from ...calls import Message, Reply, ToolCall, Usage
+from ...calls import Message, Reply, Usage
 from ...errors import EmptyReplyError
 from ...telemetry import semconv
 from .. import tool_formats
-from ..engine import ChatRequest, Chunk, Completion, Timings
-from ..json_repair import only_json, read_json
+from ..call_stream import CallStream
+from ..engine import ChatRequest, Chunk, Completion, Timings, ToolCallDelta
+from ..json_repair import only_json
 from ..reply_text import HoldBack, StopScanner, ThinkFilter
+from ..shown_calls import ShownCalls
 from .request import is_forced, offered_tools, short_name
+from .server_calls import ServerCalls
 
 __all__ = ["ReplyReader"]
 
@@ -26,17 +28,39 @@ __all__ = ["ReplyReader"]
 class ReplyReader:
     """One answer. ``feed`` the server's objects; ``finish`` gives what was held back."""
 
-    def __init__(self, request: ChatRequest, *, thinking: bool = False) -> None:
+    def __init__(
+        self,
+        request: ChatRequest,
+        *,
+        thinking: bool = False,
+        may_think: bool = False,
+        streams: bool = True,
+    ) -> None:
+        """``thinking``: the prompt opened a thinking block; ``may_think``: the server may tell
+        thoughts apart by itself, or the model may have begun one.
+
+        ``streams``: somebody is shown the reply before it is complete.
+        """
+        self._streams = streams
+        #: Content of which it is not decided whether it is a thought; None once that is clear.
+        self._undecided: str | None = "" if may_think else None
+        #: Whether the reply began inside a thought; None where that is not clear.
+        self.began_thinking: bool | None = None
         offered = offered_tools(request)
         self._schemas = {tool.name: tool.parameters for tool in offered}
         kind = (request.response_format or {}).get("type", "text")
         self._json_only = kind != "text"
         self._forced = is_forced(request)
-        self._thoughts = ThinkFilter(thinking=thinking)
+        self._opened = thinking
+        self._thoughts = ThinkFilter(thinking=thinking and not may_think)
         self._stops = StopScanner(request.stop)
         self._held = HoldBack(tools=bool(offered), everything=self._json_only or self._forced)
-        self._calls: list[dict[str, str]] = []
+        self._reader = CallStream(self._schemas)
+        self._shown_calls = ShownCalls()
+        self._calls = ServerCalls(self._schemas)
         self._shown: list[str] = []
+        self._reasoning: list[str] = []
+        self._rest = Chunk()
         self._written = self._thought = 0
         self._logprobs: list[float] = []
         self.model: str | None = None
@@ -54,56 +78,85 @@ class ReplyReader:
         """The reply begins inside a thinking block that the prompt opened."""
         self._thoughts = ThinkFilter(thinking=True)
 
-    def feed(self, data: dict[str, Any]) -> str:
-        """The text that one object of the answer makes visible."""
+    def _decide(self, content: str, *, told_apart: bool, ends: bool = False) -> str:
+        """The content that is clearly a thought, or clearly none.
+
+        ``told_apart``: the server itself tells thoughts from text.
+        """
+        if self._undecided is None:
+            return content
+        self._undecided += content
+        begun = self._undecided.lstrip()
+        if "</think>" in begun and not begun.startswith("<think>"):
+            self.began_thinking = True
+            self.begin_thinking()
+        elif ends and self._opened and self.reason == "length":
+            self.begin_thinking()
+        elif told_apart or ends or begun.startswith("<think>"):
+            # Of a block that the prompt opened, a reply without its end says nothing certain.
+            self.began_thinking = None if ends and self._opened else False
+        else:
+            return ""
+        content, self._undecided = self._undecided, None
+        return content
+
+    def feed(self, data: dict[str, Any]) -> list[Chunk]:
+        """What one object of the answer makes visible."""
         self.model = data.get("model") or self.model
         self.usage = data.get("usage") or self.usage
         self.timings = data.get("timings") or self.timings
-        visible = ""
+        visible: list[Chunk] = []
         for choice in (data.get("choices") or ())[:1]:
             self.reason = choice.get("finish_reason") or self.reason
             self._note_logprobs(choice.get("logprobs"))
             visible = self._read(choice.get("delta") or choice.get("message") or {})
         return visible
 
-    def _read(self, delta: dict[str, Any]) -> str:
-        for call in delta.get("tool_calls") or ():
-            self._add_call(call)
+    def _read(self, delta: dict[str, Any]) -> list[Chunk]:
+        chunks: list[Chunk] = []
         thought = delta.get("reasoning_content") or delta.get("reasoning")
-        self._thought += len(thought) if isinstance(thought, str) else 0
+        thought = thought if isinstance(thought, str) else ""
+        self._thought += len(thought)
         content = _text(delta.get("content"))
         self._written += len(content)
-        piece = self._held.feed(self._stops.feed(self._thoughts.feed(content)))
-        if piece:
-            self._shown.append(piece)
-        return piece
+        content = self._decide(content, told_apart=bool(thought))
+        text = self._held.feed(self._stops.feed(self._thoughts.feed(content)))
+        if thought := thought + self._thoughts.thought():
+            self._reasoning.append(thought)
+            chunks.append(Chunk(reasoning=thought))
+        if text:
+            self._shown.append(text)
+            chunks.append(Chunk(text=text))
+        for delta_of_call in self._call_deltas(delta):
+            self._shown_calls.note(delta_of_call)
+            chunks.append(Chunk(tool_call=delta_of_call))
+        return chunks
 
-    def _add_call(self, delta: dict[str, Any]) -> None:
-        """Merge a piece of a call. Some servers give every call of a reply the index 0."""
-        function = delta.get("function") or {}
-        identifier, index = delta.get("id") or "", str(delta.get("index", len(self._calls)))
-        call = next((c for c in reversed(self._calls) if c["index"] == index), None)
-        if call is None or (identifier and call["id"] and identifier != call["id"]):
-            call = {"index": index, "id": "", "name": "", "arguments": ""}
-            self._calls.append(call)
-        call["id"] = call["id"] or identifier
-        call["name"] = call["name"] or function.get("name") or ""
-        arguments = function.get("arguments")
-        if arguments is not None and not isinstance(arguments, str):
-            arguments = json.dumps(arguments, ensure_ascii=False)
-        call["arguments"] += arguments or ""
+    def _call_deltas(self, delta: dict[str, Any]) -> Iterator[ToolCallDelta]:
+        """What is new of the calls: the server's own, or those in its text."""
+        own = self._calls.add(delta.get("tool_calls") or ())
+        if not self._streams:
+            return
+        if not self._calls.found:
+            yield from self._reader.read(self._held.possible_calls)
+        elif not self._reader.count:
+            # Else the server says once more what its text said.
+            yield from own
 
     def _note_logprobs(self, found: Any) -> None:
         for token in (found or {}).get("content") or () if isinstance(found, dict) else ():
             if isinstance(token.get("logprob"), int | float):
                 self._logprobs.append(float(token["logprob"]))
 
-    def finish(self) -> tuple[list[Chunk], Reply]:
-        """The chunks held back and the whole reply, which may be empty."""
-        tail = self._stops.feed(self._thoughts.flush()) + self._stops.flush()
+    def finish(self) -> Reply:
+        """The whole reply, which may be empty."""
+        left = self._decide("", told_apart=False, ends=True)
+        left = self._thoughts.feed(left) + self._thoughts.flush()
+        tail = self._stops.feed(left) + self._stops.flush()
+        self._reasoning.append(thought := self._thoughts.thought())
         undecided = self._held.feed(tail) + self._held.flush()
         cut_off = self.reason == "length" and not self.stopped
-        calls, rest = self._server_calls(cut_off), undecided
+        calls, rest = self._calls.finished(cut_off=cut_off), undecided
         if not calls:
             parsed = tool_formats.read_calls(
                 undecided, self._schemas, cut_off=cut_off, schemas=self._schemas
@@ -113,27 +166,27 @@ class ReplyReader:
             rest = only_json(rest)
         if calls and not rest.strip():
             rest = ""
-        text = "".join(self._shown) + rest
-        chunks = [Chunk(text=rest)] if rest else []
-        chunks += [Chunk(tool_call=call) for call in calls]
+        self._rest = Chunk(text=rest, reasoning=thought)
+        text, calls = "".join(self._shown) + rest, self._shown_calls.named(calls)
         reason = "length" if cut_off else "tool_call" if calls else self._why_ended()
-        return chunks, Reply(Message("assistant", text or None, tool_calls=calls), reason)
+        reasoning = "".join(self._reasoning) or None
+        message = Message("assistant", text or None, tool_calls=calls, reasoning=reasoning)
+        return Reply(message, reason)
+
+    def held_back(self, completion: Completion) -> list[Chunk]:
+        """What was not shown of the finished reply.
+
+        Raises ``InvalidReplyError`` for a call that a stream began and the reply does not have.
+        """
+        text, thought = self._rest.text, self._rest.reasoning
+        chunks = [Chunk(reasoning=thought)] if thought else []
+        chunks += [Chunk(text=text)] if text else []
+        return chunks + [Chunk(tool_call=delta) for delta in self._shown_calls.rest(completion)]
 
     def _why_ended(self) -> str:
         reason = semconv.finish_reason(self.reason) or "stop"
         # A server that counts a refused or forgotten call as one has still written text.
         return "stop" if reason == "tool_call" or self.stopped else reason
-
-    def _server_calls(self, cut_off: bool) -> tuple[ToolCall, ...]:
-        return tuple(
-            ToolCall(
-                call["id"] or f"call_{uuid.uuid4().hex[:24]}",
-                call["name"],
-                # What the limit cut off must not be completed and run.
-                call["arguments"] if cut_off else _repaired(call["arguments"]),
-            )
-            for call in self._calls
-        )
 
     def completion(
         self, reply: Reply, model: str, prompt_tokens: int, timings: Timings
@@ -177,18 +230,3 @@ def _text(content: Any) -> str:
     if isinstance(content, list):
         return "".join(p.get("text") or "" for p in content if isinstance(p, dict))
     return content if isinstance(content, str) else ""
-
-
-def _repaired(arguments: str) -> str:
-    """Arguments as JSON text; what cannot be read stays as it is, for the check to turn down."""
-    if not arguments.strip():
-        return "{}"
-    try:
-        json.loads(arguments)
-    except ValueError:
-        try:
-            value, end = read_json(arguments)
-        except ValueError:
-            return arguments
-        return arguments if arguments[end:].strip() else json.dumps(value, ensure_ascii=False)
-    return arguments

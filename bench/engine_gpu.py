@@ -26,6 +26,7 @@ import torch
 
 from slm_adapters.engine.adapters import Adapter, Lora
 from slm_adapters.engine.decoder import Decoder
+from slm_adapters.engine.engine import Chunk
 from slm_adapters.engine.patience import Patience
 from slm_adapters.engine.sampling import Sampling
 from slm_adapters.engine.scheduler import Scheduler, Ticket
@@ -111,8 +112,8 @@ class Counting:
         self.tokens.append(token)
         return True
 
-    def read(self, token: int) -> str:
-        return "x"
+    def read(self, token: int) -> list[Chunk]:
+        return [Chunk(text="x")]
 
 
 def ask(scheduler: Scheduler, prompts, limit: int, adapters=None):

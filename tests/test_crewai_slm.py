@@ -454,8 +454,15 @@ def test_t17_a_stream_shows_its_chunks_in_order_and_ends_the_same(events):
     chunks = [event.chunk for event in events if event.type == "llm_stream_chunk"]
     assert chunks == ["one", " two", " three"]
     assert slm.call("x", tools=[WORD]) == [CALL.to_openai()]
-    last = [event for event in events if event.type == "llm_stream_chunk"][-1]
-    assert last.tool_call.function.name == "look_up"
+    pieces = [event for event in events if event.type == "llm_stream_chunk" and event.tool_call]
+    assert len(pieces) > 2
+    assert {piece.tool_call.function.name for piece in pieces} == {"look_up"}
+    assert {piece.tool_call.id for piece in pieces} == {CALL.id}
+    # As CrewAI's own providers tell it: the piece is the chunk, the call is what is known by now.
+    assert "".join(piece.chunk for piece in pieces) == CALL.arguments
+    so_far = [piece.tool_call.function.arguments for piece in pieces]
+    assert so_far == sorted(so_far, key=len)
+    assert (so_far[0], so_far[-1]) == ("", CALL.arguments)
 
 
 async def test_t17_an_asynchronous_stream_does_the_same(events):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import threading
 import time
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from streams import calls_of
 from tiny_models import CHATML, teach, tiny_model
 
 from slm_adapters.calls import Message, Reply, Tool
@@ -301,11 +303,16 @@ def test_cached_tokens_are_reported_and_change_nothing(babbling: ChatEngine) -> 
 
 
 def test_t4_a_call_becomes_a_tool_call(caller: Path) -> None:
-    """Text of the format is never shown; the call is one chunk and in the completion."""
+    """Text of the format is never shown; the call comes in pieces and is in the completion."""
     chunks, completion = streamed(load_engine(caller), ask("Where is AB-1?", tools=(LOOKUP,)))
     (call,) = completion.reply.message.tool_calls
     assert (call.name, call.parsed()) == ("lookup_order", {"order_id": "AB-1"})
-    assert chunks == [Chunk(tool_call=call)]
+    assert calls_of(chunks) == (call,)
+    assert not any(chunk.text for chunk in chunks)
+    deltas = [chunk.tool_call for chunk in chunks]
+    assert (deltas[0].id, deltas[0].name, deltas[0].arguments) == (call.id, call.name, "")
+    assert len(deltas) > 3
+    assert all(delta.certain for delta in deltas)
     assert completion.reply.message.content is None
     assert completion.reply.finish_reason == "tool_call"
 
@@ -315,7 +322,7 @@ def test_text_before_a_call_is_streamed(caller: Path) -> None:
     chunks, completion = streamed(load_engine(caller), ask("Look, then say", tools=(LOOKUP,)))
     assert completion.reply.message.content == "Let me look.\n"
     assert "".join(chunk.text for chunk in chunks) == "Let me look.\n"
-    assert chunks[-1].tool_call == completion.reply.message.tool_calls[0]
+    assert calls_of(chunks) == completion.reply.message.tool_calls
 
 
 def test_two_calls_have_two_ids(caller: Path) -> None:
@@ -331,6 +338,34 @@ def test_t7_a_call_of_an_unknown_tool_cannot_be_written(caller: Path) -> None:
     completion = load_engine(caller).complete(request)
     check(request, completion)
     assert {call.name for call in completion.reply.message.tool_calls} == {"lookup_order"}
+
+
+def test_a_call_is_shown_while_it_is_written(caller: Path) -> None:
+    """Its name and the first arguments before the model has written the rest."""
+    request = ask("Where is AB-1?", tools=(LOOKUP,))
+    engine = load_engine(caller)
+    whole = engine.complete(request)
+    events = engine.stream(dataclasses.replace(request, max_tokens=whole.usage.output_tokens - 6))
+    early = []
+    with pytest.raises(InvalidReplyError, match="cut off by max_tokens") as caught:
+        early.extend(events)
+    (begun,) = calls_of(early)
+    assert begun.name == "lookup_order"
+    assert whole.reply.message.tool_calls[0].arguments.startswith(begun.arguments)
+    assert begun.arguments
+    assert caught.value.completion.usage.output_tokens == whole.usage.output_tokens - 6
+
+
+@pytest.mark.usefixtures("unconstrained")
+def test_without_a_grammar_calls_stream_too(caller: Path) -> None:
+    """Not certain, and the same in the end."""
+    request = ask("two", tools=(LOOKUP,))
+    chunks, completion = streamed(load_engine(caller), request)
+    assert calls_of(chunks) == completion.reply.message.tool_calls
+    assert len(completion.reply.message.tool_calls) == 2
+    deltas = [chunk.tool_call for chunk in chunks if chunk.tool_call]
+    assert len(deltas) > 6
+    assert not any(delta.certain for delta in deltas)
 
 
 @pytest.mark.usefixtures("unconstrained")

@@ -27,7 +27,7 @@ from tiny_models import tiny_model
 
 from slm_adapters.calls import Message
 from slm_adapters.engine.decoder import Generation
-from slm_adapters.engine.engine import ChatRequest, Completion
+from slm_adapters.engine.engine import ChatRequest, Chunk, Completion
 from slm_adapters.engine.loader import load_engine
 from slm_adapters.engine.local import LocalEngine
 from slm_adapters.engine.patience import Patience
@@ -318,16 +318,16 @@ class Parrot:
     def accept(self, token: int) -> bool:
         return True
 
-    def read(self, token: int) -> str:
-        return "x"
+    def read(self, token: int) -> list[Chunk]:
+        return [Chunk(text="x")]
 
 
 def test_a_receiver_that_fails_has_given_up(engine, alone) -> None:
     """Its slot is free within a step; nobody else notices."""
     delivered: list[Any] = []
 
-    def deliver(piece: str | None) -> None:
-        delivered.append(piece)
+    def deliver(chunk: Chunk | None) -> None:
+        delivered.append(chunk)
         raise OSError("gone")
 
     ticket = Ticket(Parrot(), [5, 6, 7], Sampling(), 1000, Patience(), deliver)

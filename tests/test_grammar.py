@@ -13,6 +13,7 @@ import pytest
 from call_families import FAMILIES, Family, family_model, random_weights, script
 from crewai.agents.parser import AgentAction, AgentFinish, parse
 from pydantic import BaseModel, Field, v1
+from streams import calls_of
 from tiny_models import CHATML
 
 from slm_adapters.calls import Message, Reply, Tool, Usage
@@ -373,6 +374,32 @@ def test_t4_two_calls_in_one_message(family_engine: Any, monkeypatch: Any) -> No
     message = engine.complete(ask(tools=(PING,), max_tokens=300)).reply.message
     assert len({call.id for call in message.tool_calls}) >= 2
     assert message.content is None
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_constrained_calls_stream_as_the_reply_says(
+    family_engine: Any, name: str, monkeypatch: Any
+) -> None:
+    """Every family, forced and free: the name first, pieces that a grammar vouches for, and put
+    together the calls of a plain reply."""
+    engine = family_engine(name)
+    form = engine._handle.loaded().chat_format.calls
+    one = ("search", {"q": 'a "b"', "n": 7, "kind": 'caf\u00e9 "\U0001f375"', "place": {"near": True}})
+    text = form.write([one] if form.separator is None else [one, ("ping", {})])
+    for choice in ("required", "auto"):
+        request = ask(tools=(SEARCH, PING), tool_choice=choice, max_tokens=400)
+        script(engine, monkeypatch, text, text)
+        *chunks, last = engine.stream(request)
+        message, plain = last.reply.message, engine.complete(request).reply.message
+        check(request, last)
+        assert message.tool_calls
+        assert calls_of(chunks) == message.tool_calls
+        assert [(c.name, c.arguments) for c in message.tool_calls] == [
+            (c.name, c.arguments) for c in plain.tool_calls
+        ]
+        deltas = [chunk.tool_call for chunk in chunks if chunk.tool_call]
+        assert len(deltas) >= 5
+        assert all(delta.certain for delta in deltas)
 
 
 # --- ends -------------------------------------------------------------------------------------

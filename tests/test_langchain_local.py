@@ -108,7 +108,9 @@ async def test_an_agent_calls_its_tool_on_real_weights(folder, spans) -> None:
     assert answer.usage_metadata["output_tokens"] > 0
     again = await bound.ainvoke("Where is my order?", config)
     chunks = list(bound.stream("Where is my order?", config))
-    assert again.tool_calls[0]["name"] == chunks[-2].tool_call_chunks[0]["name"] == "lookup_order"
+    assert again.tool_calls[0]["name"] == chunks[0].tool_call_chunks[0]["name"] == "lookup_order"
+    assert sum(chunks[1:], chunks[0]).tool_calls[0]["args"] == {"order_id": "AB-1"}
+    assert sum(bool(chunk.tool_call_chunks) for chunk in chunks) > 3
     assert len(loads_of(folder)) == 1
     for span in spans.named("chat"):
         assert span.attributes["slm_adapters.device"] == "cpu"

@@ -141,10 +141,35 @@ async def test_streams_add_up_to_the_invoked_message() -> None:
             added = add_ai_message_chunks(made[0], *made[1:])
             assert added.content == whole.content
             assert added.tool_calls == whole.tool_calls
+            assert not added.invalid_tool_calls
             assert added.usage_metadata == whole.usage_metadata
             assert made[-1].chunk_position == "last"
             assert added.response_metadata["model_name"] == "scripted"
         assert (await model.ainvoke("q")).content == whole.content
+
+
+def test_tool_calls_stream_in_pieces() -> None:
+    """The first has id, name and index, the others pieces of the arguments' JSON."""
+    chunks = list(ChatSLM(ScriptedModel([ADD])).bind_tools([add]).stream("q"))
+    pieces = [chunk.tool_call_chunks[0] for chunk in chunks if chunk.tool_call_chunks]
+    assert (pieces[0]["name"], pieces[0]["id"], pieces[0]["args"]) == ("add", ADD.id, "")
+    assert len(pieces) > 2
+    assert {(p["name"], p["id"], p["index"]) for p in pieces[1:]} == {(None, None, 0)}
+    assert "".join(piece["args"] for piece in pieces) == ADD.arguments
+
+
+@pytest.mark.parametrize("arguments", ['{"a": "x"}', "no JSON"])
+async def test_a_streamed_call_that_does_not_fit(arguments: str) -> None:
+    """A fallback answers in its place, and nothing was shown; without one pieces were, and the
+    error of a plain call ends the stream."""
+    wrong = ToolCall("c", "add", arguments)
+    model = ChatSLM(ScriptedModel([wrong]), fallback=HostedChat()).bind_tools([add])
+    assert "".join(str(chunk.content) for chunk in model.stream("q")) == "a hosted answer"
+    shown = []
+    with pytest.raises(errors.InvalidReplyError):
+        async for chunk in ChatSLM(ScriptedModel([wrong])).bind_tools([add]).astream("q"):
+            shown.append(chunk)
+    assert shown[0].tool_call_chunks[0]["name"] == "add"
 
 
 def test_structured_output_in_every_form() -> None:

@@ -96,7 +96,7 @@ async def test_streams_and_asynchronous_calls() -> None:
 
 
 async def test_tools_in_every_way() -> None:
-    """Tool calls arrive whole, with their finish reason, plain and streamed."""
+    """Tool calls arrive with their finish reason, whole and, in streams, in pieces."""
     engine = serve(ADD)
     ask = {"model": "slm/one", "messages": QUESTION, "tools": TOOLS, "tool_choice": "required"}
     choice = litellm.completion(**ask).choices[0]
@@ -104,8 +104,14 @@ async def test_tools_in_every_way() -> None:
     assert choice.message.tool_calls[0].function.arguments == '{"a": 1}'
     assert engine.requests[0].tool_choice == "required"
     assert engine.requests[0].tools[0].parameters == SCHEMA
-    built = litellm.stream_chunk_builder(list(litellm.completion(**ask, stream=True)))
+    chunks = list(litellm.completion(**ask, stream=True))
+    deltas = [call for chunk in chunks for call in chunk.choices[0].delta.tool_calls or ()]
+    assert len(deltas) > 2
+    assert (deltas[0].id, deltas[0].function.name, deltas[0].index) == (ADD.id, "add", 0)
+    assert "".join(delta.function.arguments for delta in deltas) == ADD.arguments
+    built = litellm.stream_chunk_builder(chunks)
     assert built.choices[0].message.tool_calls[0].function.name == "add"
+    assert built.choices[0].message.tool_calls[0].function.arguments == ADD.arguments
     assert built.choices[0].finish_reason == "tool_calls"
 
 

@@ -17,6 +17,7 @@ import pytest
 from fake_servers import call, chunk, fake_server, message, usage_chunk
 from hypothesis import given as any_of
 from hypothesis import strategies as st
+from streams import calls_of
 
 from slm_adapters import errors
 from slm_adapters.calls import Message, Tool, ToolCall
@@ -49,7 +50,8 @@ def whole(events) -> tuple[str, list[ToolCall], Completion]:
     *chunks, last = list(events)
     assert isinstance(last, Completion)
     text = "".join(piece.text for piece in chunks)
-    return text, [piece.tool_call for piece in chunks if piece.tool_call], last
+    assert calls_of(chunks) == last.reply.message.tool_calls
+    return text, [*calls_of(chunks)], last
 
 
 # --- the four ways ---------------------------------------------------------------------------
@@ -376,6 +378,48 @@ def test_t4_a_call_in_streamed_text_is_not_shown_as_text() -> None:
     with fake_server(lambda body: [*map(chunk, parts), chunk(reason="stop")]) as server:
         text, calls, _ = whole(remote(server).stream(ask(tools=(ADD,))))
         assert (text, calls[0].parsed()) == ("Sure. ", {"a": 3})
+
+
+def test_a_server_s_call_deltas_are_passed_on_as_they_come() -> None:
+    """The name at once, text as it is written, a number when it is whole."""
+    schema = {"properties": {"t": {"type": "string"}, "n": {"type": "integer"}}}
+    parts = ['{"t": "ab', "cd", ' e", "n": 1', "2", "}"]
+    pieces = [
+        chunk(tool_calls=[call("note", "", "c1", index=0)]),
+        *(chunk(tool_calls=[{"index": 0, "function": {"arguments": part}}]) for part in parts),
+        chunk(reason="tool_calls"),
+        usage_chunk(),
+    ]
+    with fake_server(lambda body: [*pieces, "data: [DONE]"]) as server:
+        events = list(remote(server).stream(ask(tools=(Tool("note", "", schema),))))
+    told = [event.tool_call for event in events[:-1]]
+    assert (told[0].id, told[0].name) == ("c1", "note")
+    assert [delta.arguments for delta in told[1:]] == ['{"t": "ab', "cd", ' e"', ', "n": 12}']
+    assert calls_of(events[:-1]) == events[-1].reply.message.tool_calls
+
+
+def test_a_server_s_broken_call_is_repaired_or_refused() -> None:
+    """What was passed on is the beginning of what it is repaired to; one cut off is an error."""
+
+    def told(arguments: str, reason: str) -> str:
+        pieces = [chunk(tool_calls=[call("add", arguments, index=0)]), chunk(reason=reason)]
+        with fake_server(lambda body: [*pieces, "data: [DONE]"]) as server:
+            return whole(remote(server).stream(ask(tools=(ADD,))))[1][0].arguments
+
+    assert told('{"a": 1, }', "tool_calls") == '{"a": 1}'
+    assert told("{'a': 1}", "tool_calls") == '{"a": 1}'
+    assert told("", "tool_calls") == "{}"
+    with pytest.raises(errors.InvalidReplyError, match="max_tokens"):
+        told('{"a":1, "b', "length")
+
+
+def test_a_server_that_says_a_call_twice_is_heard_once() -> None:
+    """In its text and as a call of its own."""
+    text = '<tool_call>{"name": "add", "arguments": {"a": 3}}</tool_call>'
+    own = chunk(tool_calls=[call("add", '{"a":3}', index=0)])
+    with fake_server(lambda body: [chunk(text), own, chunk(reason="stop")]) as server:
+        last = list(remote(server).stream(ask(tools=(ADD,))))[-1]
+    assert [found.parsed() for found in last.reply.message.tool_calls] == [{"a": 3}]
 
 
 def test_t38_a_call_that_the_limit_cut_off_is_not_run() -> None:

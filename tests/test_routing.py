@@ -13,6 +13,7 @@ import time
 from typing import Any
 
 import pytest
+from streams import calls_of
 
 from slm_adapters.calls import Message, Reply, Tool, ToolCall, Usage
 from slm_adapters.engine.engine import ChatEngine, ChatRequest, Chunk, Completion
@@ -396,6 +397,16 @@ class Pieces(ScriptedModel):
             yield event
 
 
+class Certain(ScriptedModel):
+    """One whose calls a grammar holds to their tools."""
+
+    def stream(self, request, cancel=None):
+        for event in super().stream(request, cancel):
+            if isinstance(event, Chunk) and event.tool_call:
+                event = Chunk(tool_call=dataclasses.replace(event.tool_call, certain=True))
+            yield event
+
+
 async def everything(routed: ChatEngine, asynchronous: bool) -> list[Chunk | Completion]:
     if asynchronous:
         return [event async for event in routed.astream(ASKED)]
@@ -421,11 +432,47 @@ async def test_a_stream_is_held_back_only_when_a_check_wants_the_whole(asynchron
 
 @pytest.mark.parametrize("asynchronous", [False, True])
 async def test_a_streamed_tool_call_is_checked_before_it_is_shown(asynchronous) -> None:
-    """Without a check of one's own too: its schema must fit."""
-    good = await everything(Router().over(ScriptedModel([call(order_id="A")])), asynchronous)
+    """Where a fallback stands behind: once a piece is shown, it could not answer any more."""
+
+    def routed(model: ScriptedModel, *checks: Any) -> RoutedEngine:
+        return RoutedEngine(model, Router(*checks), gives_way=True)
+
+    good = await everything(routed(ScriptedModel([call(order_id="A")])), asynchronous)
     assert [type(event) for event in good] == [Chunk, Completion]
+    assert calls_of(good[:-1]) == good[-1].reply.message.tool_calls
+    shown: list[Any] = []
     with pytest.raises(InvalidReplyError):
-        await everything(Router().over(ScriptedModel([call(order_id=3)])), asynchronous)
+        async for event in routed(ScriptedModel([call(order_id=3)])).astream(ASKED):
+            shown.append(event)
+    assert shown == []
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+async def test_a_streamed_tool_call_comes_in_pieces_where_nothing_else_could_answer(
+    asynchronous,
+) -> None:
+    """Or where a grammar holds it to its tool; a check of one's own wants the whole."""
+    model = ScriptedModel([[call(order_id="A"), call(order_id="B C")]])
+    events = await everything(RoutedEngine(model, Router()), asynchronous)
+    assert len(events) == 8
+    assert calls_of(events[:-1]) == events[-1].reply.message.tool_calls
+    held = Certain([call(order_id="A")])
+    events = await everything(RoutedEngine(held, Router(), gives_way=True), asynchronous)
+    assert len(events) == 4
+    checked = Router(lambda _: None)
+    events = await everything(RoutedEngine(held, checked, gives_way=True), asynchronous)
+    assert [type(event) for event in events] == [Chunk, Completion]
+
+
+async def test_an_engine_that_shows_no_pieces_is_streamed_all_the_same() -> None:
+    """Its completion has the calls."""
+
+    class Whole(ScriptedModel):
+        def stream(self, request, cancel=None):
+            yield list(super().stream(request, cancel))[-1]
+
+    events = await everything(RoutedEngine(Whole([call(order_id="A")]), Router()), True)
+    assert calls_of(events[:-1]) == events[-1].reply.message.tool_calls
 
 
 def test_closing_a_routed_stream_closes_the_engine_s_and_judges_nothing() -> None:

@@ -9,12 +9,13 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from .calls import Call, Message, Reply, Tool, ToolCall, Usage
-from .engine.engine import ChatEngine, ChatRequest, Chunk, Completion
+from .engine.engine import ChatEngine, ChatRequest, Chunk, Completion, ToolCallDelta
 from .errors import CancelledGenerationError
 from .telemetry.recorder import global_hooks
 
@@ -28,7 +29,8 @@ Script = Sequence[Answer] | Callable[[ChatRequest], Answer]
 class ScriptedModel(ChatEngine):
     """Answers from a list, in order and then again from the start, or from a function.
 
-    Tokens are whitespace-separated words. ``requests`` keeps what was asked.
+    Tokens are whitespace-separated words, in streams also those of a call's arguments.
+    ``requests`` keeps what was asked.
     """
 
     def __init__(
@@ -54,8 +56,10 @@ class ScriptedModel(ChatEngine):
             if cancel is not None and cancel.is_set():
                 raise CancelledGenerationError("the caller cancelled this scripted answer.")
             yield Chunk(text=word if index == 0 else " " + word)
-        for call in calls:
-            yield Chunk(tool_call=call)
+        for index, call in enumerate(calls):
+            yield Chunk(tool_call=ToolCallDelta(index, call.id, call.name))
+            for piece in re.findall(r"\s*\S+|\s+", call.arguments):
+                yield Chunk(tool_call=ToolCallDelta(index, arguments=piece))
         message = Message("assistant", text or None, tool_calls=calls)
         usage = Usage(
             self.count_tokens(request.messages, request.tools),

@@ -107,7 +107,8 @@ class EventRecorder:
     def _chunk(self, event: Any) -> None:
         scope = self.scopes.call(event.call_id)
         if scope is not None and scope.call is not None:
-            scope.call.chunk(event.chunk)
+            # A tool call's arguments are no text of the reply.
+            scope.call.chunk(None if event.tool_call else event.chunk)
 
     # What has no event
 

@@ -21,6 +21,7 @@ from pydantic import BaseModel
 
 from ..calls import Message, Reply, ToolCall, current_scope
 from ..engine.engine import ChatEngine, ChatRequest, Chunk, Completion
+from ..engine.shown_calls import ShownCalls
 from ..errors import UnsupportedContentError
 from ..routing.fallback import reason_of, should_fall_back
 from ..routing.routed import RoutedEngine
@@ -53,6 +54,7 @@ class Turn:
     request: ChatRequest = field(init=False)
     facts: CallFacts = field(init=False)
     _call: OpenCall | None = None
+    _calls: ShownCalls = field(default_factory=ShownCalls)
 
     # Record
 
@@ -165,14 +167,18 @@ class Turn:
         return {"role": role, "run": scope.run_id or run_id()}
 
     def show(self, chunk: Chunk) -> None:
-        """Emit one piece of a streamed answer."""
-        call = chunk.tool_call
+        """Emit one piece of a streamed answer; of a tool call, all that is known of it so far."""
+        delta, call, text = chunk.tool_call, None, chunk.text
         self.shown = True
+        if delta is not None:
+            # As CrewAI's own providers do it.
+            text = delta.arguments
+            call = self._calls.note(delta).to_openai() | {"index": delta.index}
         self.llm._emit_stream_chunk_event(
-            chunk=chunk.text,
+            chunk=text,
             from_task=self.asked.from_task,
             from_agent=self.asked.from_agent,
-            tool_call=call.to_openai() | {"index": 0} if call else None,
+            tool_call=call,
             call_type=LLMCallType.TOOL_CALL if call else LLMCallType.LLM_CALL,
         )
         if self._call is not None:

@@ -14,7 +14,7 @@ from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from langchain_core.runnables import Runnable
 from pydantic import ConfigDict, Field
 
-from ..engine.engine import ChatEngine, ChatRequest, Completion
+from ..engine.engine import ChatEngine, ChatRequest, Chunk, Completion
 from ..errors import EmptyReplyError, InvalidReplyError, RejectedReplyError, SLMAdaptersError
 from ..routing.fallback import Fallbacks, should_fall_back
 from ..routing.routed import RoutedEngine
@@ -126,9 +126,8 @@ class AnsweringModel(BaseChatModel):
         try:
             request = self._request(messages, stop, kwargs)
             for event in turn.steps(self._routed(turn, kwargs).stream(request, cancel)):
-                for piece in _pieces(turn, event):
-                    shown = True
-                    yield piece
+                shown = shown or not isinstance(event, Completion)
+                yield _piece(turn, event)
             return
         except SLMAdaptersError as error:
             reason = self._give_way(turn, error, shown=shown)
@@ -157,9 +156,8 @@ class AnsweringModel(BaseChatModel):
         try:
             request = self._request(messages, stop, kwargs)
             async for event in turn.asteps(self._routed(turn, kwargs).astream(request)):
-                for piece in _pieces(turn, event):
-                    shown = True
-                    yield piece
+                shown = shown or not isinstance(event, Completion)
+                yield _piece(turn, event)
             return
         except SLMAdaptersError as error:
             reason = self._give_way(turn, error, shown=shown)
@@ -214,15 +212,13 @@ class AnsweringModel(BaseChatModel):
         return reason
 
 
-def _pieces(turn: Turn, event: Any) -> Iterator[ChatGenerationChunk]:
-    """What a stream shows of one event; tool calls come whole, with the last chunks."""
+def _piece(turn: Turn, event: Chunk | Completion) -> ChatGenerationChunk:
+    """What a stream shows of one event."""
     if isinstance(event, Completion):
         turn.finish(event)
-        for chunk in convert.last_chunks(event):
-            yield ChatGenerationChunk(message=chunk)
-    elif event.text:
-        turn.chunk(event.text)
-        yield ChatGenerationChunk(message=convert.text_chunk(event.text))
+        return ChatGenerationChunk(message=convert.last_chunk(event))
+    turn.chunk(event.text)
+    return ChatGenerationChunk(message=convert.message_chunk(event))
 
 
 def _asked(turn: Turn, stop: Sequence[str] | None) -> dict[str, Any]:

@@ -24,11 +24,11 @@ from ..telemetry import semconv
 from ..telemetry.content import Row
 
 if TYPE_CHECKING:
-    from ..engine.engine import Completion, ToolChoice
+    from ..engine.engine import Chunk, Completion, ToolChoice
 
 __all__ = [
-    "LOCAL_PROVIDER", "ai_message", "chat_result", "json_text", "last_chunks", "marked",
-    "message_from", "messages_from", "params_from", "row_of", "text_chunk", "tool_choice_from",
+    "LOCAL_PROVIDER", "ai_message", "chat_result", "json_text", "last_chunk", "marked",
+    "message_chunk", "message_from", "messages_from", "params_from", "row_of", "tool_choice_from",
     "tools_from",
 ]  # fmt: skip
 
@@ -145,25 +145,25 @@ def ai_message(completion: Completion) -> AIMessage:
     )
 
 
-def text_chunk(text: str) -> AIMessageChunk:
+def message_chunk(chunk: Chunk) -> AIMessageChunk:
     """A piece of a streamed answer."""
-    return AIMessageChunk(content=text)
+    delta = chunk.tool_call
+    if delta is None:
+        return AIMessageChunk(content=chunk.text)
+    call = tool_call_chunk(
+        name=delta.name or None, args=delta.arguments, id=delta.id or None, index=delta.index
+    )
+    return AIMessageChunk(content=chunk.text, tool_call_chunks=[call])
 
 
-def last_chunks(completion: Completion) -> list[AIMessageChunk]:
-    """What ends a stream: its tool calls, then usage and metadata with the end mark."""
-    calls = [
-        tool_call_chunk(name=call.name, args=call.arguments, id=call.id, index=index)
-        for index, call in enumerate(completion.reply.message.tool_calls)
-    ]
-    chunks = [AIMessageChunk(content="", tool_call_chunks=[call]) for call in calls]
-    end = AIMessageChunk(
+def last_chunk(completion: Completion) -> AIMessageChunk:
+    """What ends a stream: usage and metadata with the end mark."""
+    return AIMessageChunk(
         content="",
         usage_metadata=usage_metadata(completion.usage),
         response_metadata=response_metadata(completion),
         chunk_position="last",
     )
-    return [*chunks, end]
 
 
 def chat_result(message: AIMessage, fallback_reason: str | None = None) -> ChatResult:

@@ -184,6 +184,7 @@ class ChatSLM(AnsweringModel):
         profile = ModelProfile(
             tool_calling=True,
             tool_choice=True,
+            tool_call_streaming=True,
             text_inputs=True,
             image_inputs=False,
             audio_inputs=False,

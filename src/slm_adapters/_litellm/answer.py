@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 import litellm
 
 from ..engine.engine import ChatEngine, Chunk, Completion
+from ..engine.shown_calls import ShownCalls
 from ..errors import EmptyReplyError, SLMAdaptersError
 from ..routing.span_facts import span_facts
 from ..routing.verify import check, check_tools
@@ -40,6 +41,9 @@ class Answer:
         self.call_id = str(getattr(given["logging_obj"], "litellm_call_id", ""))
         self.request = convert.chat_request(given["messages"], params, given.get("timeout"))
         check_tools(self.request.tools)
+        #: Whether nobody else answers if this model does not.
+        self._only = not _is_behind_router(given)
+        self._calls, self._calls_wait = ShownCalls(), False
         self._outer = current_call()
         self._ours: OpenCall | None = None
         missing: SLMAdaptersError | None = None
@@ -104,18 +108,30 @@ class Answer:
             self._ours.fail(error)
 
     def chunks(self, event: Chunk | Completion) -> Iterator[dict[str, Any]]:
-        """An engine's event as LiteLLM's chunks; tool calls wait until they are checked."""
+        """An engine's event as LiteLLM's chunks.
+
+        Behind a router, which has another model to ask, calls that no grammar holds to their tools
+        wait until they are checked.
+        """
         if isinstance(event, Completion):
             self.finish(event)
-            for index, call in enumerate(event.reply.message.tool_calls):
-                yield _chunk(tool_use={**call.to_openai(), "index": index})
+            for delta in self._calls.rest(event):
+                yield _chunk(tool_use=delta.to_openai())
             reason = convert.finish_reason_for_openai(event)
             usage = convert.usage_numbers(event.usage)
             yield _chunk(is_finished=True, finish_reason=reason, usage=usage)
+        elif event.tool_call is not None:
+            self._calls_wait = self._calls_wait or not (event.tool_call.certain or self._only)
+            if not self._calls_wait:
+                self._calls.note(event.tool_call)
+                yield self._shown(tool_use=event.tool_call.to_openai())
         elif event.text:
-            if self._ours is not None:
-                self._ours.chunk(event.text)
-            yield _chunk(text=event.text)
+            yield self._shown(text=event.text)
+
+    def _shown(self, **fields: Any) -> dict[str, Any]:
+        if self._ours is not None:
+            self._ours.chunk(fields.get("text"))
+        return _chunk(**fields)
 
 
 @contextmanager

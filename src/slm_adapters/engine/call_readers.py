@@ -11,6 +11,7 @@ from .json_repair import read_json
 from .literal_readers import NameAndArguments, pythonic_body
 
 __all__ = [
+    "MISTRAL_HEAD",
     "NameAndArguments",
     "XmlText",
     "fenced_body",
@@ -18,6 +19,7 @@ __all__ = [
     "json_call",
     "json_calls",
     "mistral_calls",
+    "one_line_break",
     "pythonic_or_json",
     "tool_call_body",
     "written_calls",
@@ -120,7 +122,7 @@ def _parameters(body: str, at: int) -> tuple[dict[str, Any], int]:
             end = at = unclosed.start()
         else:
             at = end + len("</parameter>")
-        found[head.group(1)] = XmlText(_one_line_break(body[head.end() : end]))
+        found[head.group(1)] = XmlText(one_line_break(body[head.end() : end]))
     return found, at
 
 
@@ -128,15 +130,18 @@ class XmlText(str):
     """Text whose type only the tool's schema knows."""
 
 
-def _one_line_break(value: str) -> str:
+def one_line_break(value: str) -> str:
     return value.removeprefix("\n").removesuffix("\n")
 
 
 def tool_call_body(body: str) -> list[NameAndArguments]:
-    return xml_body(body) if "<function=" in body else json_body(body)
+    # An argument in JSON may hold the tag.
+    is_json = body.lstrip().startswith(("{", "[")) or "<function=" not in body
+    return json_body(body) if is_json else xml_body(body)
 
 
-_MISTRAL = re.compile(
+#: The name, up to the brace that begins the arguments.
+MISTRAL_HEAD = re.compile(
     r"\s*(?:\[TOOL_CALLS\]\s*)?([\w.-]+)(?:\[CALL_ID\][^\[]*)?(?:\[ARGS\])?\s*(?={)"
 )
 
@@ -147,7 +152,7 @@ def mistral_calls(body: str) -> tuple[list[NameAndArguments], int]:
         return json_calls(body)
     calls: list[NameAndArguments] = []
     at = 0
-    while (name := _MISTRAL.match(body, at)) is not None:
+    while (name := MISTRAL_HEAD.match(body, at)) is not None:
         arguments, at = read_json(body, name.end())
         calls.append((name.group(1), arguments))
     if not calls:

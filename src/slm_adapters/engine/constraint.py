@@ -101,6 +101,8 @@ class Plan:
         found = grammars.matcher(key, make(False))
         if found is None and self.form.arguments == "json":
             found = grammars.matcher((*key, "loose"), make(True))
+            if found is not None:
+                found.exact = False
         return found
 
 
@@ -137,6 +139,11 @@ class Constraint:
     def protects(self) -> bool:
         """Whether stop strings in what is written now are part of a structure."""
         return self._matcher is not None and not self._in_thought and not self._plan.react
+
+    @property
+    def holds_calls(self) -> bool:
+        """Whether a call that is written now fits its tool, unless it is cut off."""
+        return self._matcher is not None and self._matcher.exact and not self._in_thought
 
     @property
     def is_over(self) -> bool:

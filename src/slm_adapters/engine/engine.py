@@ -12,10 +12,10 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from ..calls import Message, Reply, Tool, ToolCall, Usage
+from ..calls import Message, Reply, Tool, Usage
 from ..errors import EmptyMessagesError
 
-__all__ = ["ChatEngine", "ChatRequest", "Chunk", "Completion", "Timings"]
+__all__ = ["ChatEngine", "ChatRequest", "Chunk", "Completion", "Timings", "ToolCallDelta"]
 
 ToolChoice = Literal["auto", "none", "required"] | str
 
@@ -63,11 +63,36 @@ class Timings:
 
 
 @dataclass(frozen=True, slots=True)
+class ToolCallDelta:
+    """A piece of the tool call at ``index`` of the reply.
+
+    The first one has ``id`` and ``name``; the ``arguments`` of all, joined, are its JSON text.
+    ``certain``: a grammar holds the call to its tool, so that only a limit can end it early.
+    """
+
+    index: int
+    id: str = ""
+    name: str = ""
+    arguments: str = ""
+    certain: bool = False
+
+    def to_openai(self) -> dict[str, Any]:
+        """The item of ``delta.tool_calls`` in OpenAI's streams."""
+        function = {"name": self.name or None, "arguments": self.arguments}
+        return {
+            "index": self.index,
+            "id": self.id or None,
+            "type": "function",
+            "function": function,
+        }
+
+
+@dataclass(frozen=True, slots=True)
 class Chunk:
-    """A piece of a streamed answer: text, or one complete tool call."""
+    """A piece of a streamed answer: of its text, or of one of its tool calls."""
 
     text: str = ""
-    tool_call: ToolCall | None = None
+    tool_call: ToolCallDelta | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +127,10 @@ class ChatEngine:
     def stream(
         self, request: ChatRequest, cancel: threading.Event | None = None
     ) -> Iterator[Chunk | Completion]:
-        """Yield chunks, then one ``Completion``; setting ``cancel`` stops within one step."""
+        """Yield chunks, then one ``Completion``; setting ``cancel`` stops within one step.
+
+        Joined, the chunks are its reply: the text, and every tool call.
+        """
         raise NotImplementedError(f"{type(self).__name__} must implement stream()")
 
     def count_tokens(self, messages: Sequence[Message], tools: Sequence[Tool] = ()) -> int:

@@ -26,13 +26,17 @@ _KEPT, _LONGEST_GRAMMAR = 64, 1 << 20
 class Matcher:
     """A grammar and how far a reply has got in it."""
 
-    def __init__(self, matcher: Any, ends: Collection[int], size: int) -> None:
+    def __init__(
+        self, matcher: Any, ends: Collection[int], size: int, *, exact: bool = True
+    ) -> None:
         """``ends``: token ids that may follow a finished reply; ``size``: logits in a row."""
         self._matcher, self._ends, self._size = matcher, list(ends), size
+        #: Whether it enforces all that was asked for.
+        self.exact = exact
 
     def copy(self) -> Matcher:
         """One that goes its own way from here."""
-        return Matcher(self._matcher.deep_copy(), self._ends, self._size)
+        return Matcher(self._matcher.deep_copy(), self._ends, self._size, exact=self.exact)
 
     def allowed(self) -> Any:
         """Tokens that keep the reply in the grammar: bool ``[size]``, on the CPU."""
@@ -144,9 +148,8 @@ class Grammars:
         if len(lark) > _LONGEST_GRAMMAR:
             problem = f"{len(lark)} characters of rules"
         else:
-            matcher = Matcher(
-                LLMatcher(self._prepared()[0], lark, log_level=0), self.ends, self.size
-            )
+            follower = LLMatcher(self._prepared()[0], lark, log_level=0)
+            matcher = Matcher(follower, self.ends, self.size, exact=not dropped)
             problem = matcher.problem
         if not problem:
             return matcher

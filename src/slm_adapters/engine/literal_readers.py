@@ -11,7 +11,14 @@ from typing import Any
 
 from .json_repair import read_json
 
-__all__ = ["NameAndArguments", "braces_body", "pythonic_body"]
+__all__ = [
+    "NameAndArguments",
+    "braced_key",
+    "braced_value",
+    "braces_body",
+    "keyword_value",
+    "pythonic_body",
+]
 
 #: Braces inside braces, at most; far more than a call has and far less than Python's stack.
 _DEEPEST = 100
@@ -51,13 +58,17 @@ def _keywords(text: str, at: int) -> tuple[dict[str, Any], int]:
         key = _KEYWORD.match(text, at)
         if key is None:
             raise ValueError("a call has keyword arguments only")
-        at = _value_end(text, key.end())
-        try:
-            node = ast.parse(text[key.end() : at].strip(), mode="eval").body
-            arguments[key.group(1)] = _literal(node)
-        except (SyntaxError, TypeError, RecursionError, MemoryError) as error:
-            raise ValueError("not a Python literal") from error
+        arguments[key.group(1)], at = keyword_value(text, key.end())
     return arguments, closing.end()
+
+
+def keyword_value(text: str, at: int) -> tuple[Any, int]:
+    """The Python literal at ``at``, and the position of the comma or bracket that ends it."""
+    end = _value_end(text, at)
+    try:
+        return _literal(ast.parse(text[at:end].strip(), mode="eval").body), end
+    except (SyntaxError, TypeError, RecursionError, MemoryError) as error:
+        raise ValueError("not a Python literal") from error
 
 
 def _value_end(text: str, at: int) -> int:
@@ -117,7 +128,7 @@ class _Braces:
         self._text, self._quote = text, quote
 
     def value(self, at: int, depth: int = 0) -> tuple[Any, int]:
-        text, at = self._text, self._skip(at)
+        text, at = self._text, self.skip(at)
         if depth > _DEEPEST:
             raise ValueError("nested too deeply")
         if text.startswith(self._quote, at):
@@ -136,37 +147,52 @@ class _Braces:
         assert word is not None, "the pattern matches nothing too"
         return _word(word.group().strip()), word.end()
 
-    def _skip(self, at: int) -> int:
+    def skip(self, at: int) -> int:
         while self._text[at : at + 1].isspace():
             at += 1
         return at
 
     def _object(self, at: int, depth: int) -> tuple[dict[str, Any], int]:
         result: dict[str, Any] = {}
-        while not self._text.startswith("}", at := self._skip(at)):
+        while not self._text.startswith("}", at := self.skip(at)):
             colon = self._text.find(":", at)
             if colon < 0:
                 raise ValueError("no ':' after a key")
-            key = self._text[at:colon].strip().removeprefix(self._quote).removesuffix(self._quote)
-            result[key.strip('"')], at = self.value(colon + 1, depth + 1)
+            key = braced_key(self._text[at:colon], self._quote)
+            result[key], at = self.value(colon + 1, depth + 1)
             at = self._comma(at, "}")
         return result, at + 1
 
     def _array(self, at: int, depth: int) -> tuple[list[Any], int]:
         result: list[Any] = []
-        while not self._text.startswith("]", at := self._skip(at)):
+        while not self._text.startswith("]", at := self.skip(at)):
             value, at = self.value(at, depth + 1)
             result.append(value)
             at = self._comma(at, "]")
         return result, at + 1
 
     def _comma(self, at: int, closing: str) -> int:
-        at = self._skip(at)
+        at = self.skip(at)
         if self._text.startswith(",", at):
             return at + 1
         if self._text.startswith(closing, at):
             return at
         raise ValueError(f"no ',' or {closing!r} at position {at}")
+
+
+def braced_key(text: str, quote: str) -> str:
+    """A key without what it may stand between."""
+    return text.strip().removeprefix(quote).removesuffix(quote).strip('"')
+
+
+def braced_value(text: str, at: int, quote: str) -> tuple[Any, int]:
+    """The value at ``at``, and the position of the comma or brace that ends it."""
+    reader = _Braces(text, quote)
+    value, at = reader.value(at, 1)
+    at = reader.skip(at)
+    if text[at : at + 1] not in (",", "}"):
+        raise ValueError("a value is not closed")
+    return value, at
 
 
 def _word(word: str) -> Any:

@@ -88,16 +88,16 @@ class LocalEngine(ChatEngine):
     def stream(
         self, request: ChatRequest, cancel: threading.Event | None = None
     ) -> Iterator[Chunk | Completion]:
-        """Yield text as it is decided, tool calls when complete, then the ``Completion``.
+        """Yield text and tool calls as they are decided, then the ``Completion``.
 
         The model works ahead of a slow reader; closing the iterator stops it.
         """
         patience = Patience(request.timeout, cancel)
-        pieces: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-        reply = self._ask(self._handle.loaded(), request, patience, pieces.put)
+        chunks: queue.SimpleQueue[Chunk | None] = queue.SimpleQueue()
+        reply = self._ask(request, patience, chunks.put, streams=True)
         try:
-            while (piece := reply.wait_for(pieces)) is not None:
-                yield Chunk(text=piece)
+            while (chunk := reply.wait_for(chunks)) is not None:
+                yield chunk
         finally:
             patience.give_up()
         yield from reply.finish(self.name)
@@ -105,11 +105,10 @@ class LocalEngine(ChatEngine):
     def complete(self, request: ChatRequest, cancel: threading.Event | None = None) -> Completion:
         """The whole answer."""
         patience = Patience(request.timeout, cancel)
-        pieces: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-        end_only = _end_only(pieces.put)
-        reply = self._ask(self._handle.loaded(), request, patience, end_only)
+        chunks: queue.SimpleQueue[Chunk | None] = queue.SimpleQueue()
+        reply = self._ask(request, patience, chunks.put, streams=False)
         try:
-            reply.wait_for(pieces)
+            reply.wait_for(chunks)
         finally:
             patience.give_up()
         *_, last = reply.finish(self.name)
@@ -119,56 +118,58 @@ class LocalEngine(ChatEngine):
     async def acomplete(self, request: ChatRequest) -> Completion:
         """Like ``complete``, without a thread that waits; cancelling the task stops the model."""
         last = None
-        async with self._asked(request, only_end=True) as (reply, pieces):
-            await reply.wait_async(pieces)
+        async with self._asked(request, streams=False) as (reply, chunks):
+            await reply.wait_async(chunks)
             *_, last = reply.finish(self.name)
         assert isinstance(last, Completion)
         return last
 
     async def astream(self, request: ChatRequest) -> AsyncIterator[Chunk | Completion]:
         """Like ``stream``, without a thread that waits; closing the iterator stops the model."""
-        async with self._asked(request, only_end=False) as (reply, pieces):
-            while (piece := await reply.wait_async(pieces)) is not None:
-                yield Chunk(text=piece)
+        async with self._asked(request, streams=True) as (reply, chunks):
+            while (chunk := await reply.wait_async(chunks)) is not None:
+                yield chunk
             for event in reply.finish(self.name):
                 yield event
 
     @contextlib.asynccontextmanager
     async def _asked(
-        self, request: ChatRequest, *, only_end: bool
-    ) -> AsyncIterator[tuple[_Reply, asyncio.Queue[str | None]]]:
-        """The request on its way, and the queue that its pieces arrive in."""
+        self, request: ChatRequest, *, streams: bool
+    ) -> AsyncIterator[tuple[_Reply, asyncio.Queue[Chunk | None]]]:
+        """The request on its way, and the queue that its chunks arrive in."""
         patience, loop = Patience(request.timeout), asyncio.get_running_loop()
-        pieces: asyncio.Queue[str | None] = asyncio.Queue()
+        chunks: asyncio.Queue[Chunk | None] = asyncio.Queue()
 
-        def put(piece: str | None) -> None:
-            loop.call_soon_threadsafe(pieces.put_nowait, piece)
+        def put(chunk: Chunk | None) -> None:
+            loop.call_soon_threadsafe(chunks.put_nowait, chunk)
 
         def ask() -> _Reply:
-            deliver = _end_only(put) if only_end else put
-            return self._ask(self._handle.loaded(), request, patience, deliver)
+            return self._ask(request, patience, put, streams=streams)
 
         try:
             # Loading takes seconds and reading a long prompt's text milliseconds.
-            yield await asyncio.to_thread(ask), pieces
+            yield await asyncio.to_thread(ask), chunks
         finally:
             patience.give_up()
 
     def _ask(
         self,
-        loaded: LoadedModel,
         request: ChatRequest,
         patience: Patience,
-        deliver: Callable[[str | None], None],
+        deliver: Callable[[Chunk | None], None],
+        *,
+        streams: bool,
     ) -> _Reply:
-        """Hand the request to the model's worker."""
+        """Hand the request to the model's worker; unless it streams, only its end is delivered."""
+        loaded = self._handle.loaded()
         prompt = encode(loaded, request)
         limit = self._limit(request, len(prompt.tokens), loaded)
-        writer = ReplyWriter(loaded, request, prompt, limit)
+        writer = ReplyWriter(loaded, request, prompt, limit, streams=streams)
         sampling = Sampling(request.temperature, request.top_p, request.top_k, request.seed)
         adapter = self._adapter(loaded)
         key = adapter.key if adapter is not None else None
         sure = Confidence() if request.logprobs else None
+        deliver = deliver if streams else _end_only(deliver)
         ticket = Ticket(writer, prompt.tokens, sampling, limit, patience, deliver, key, sure)
         loaded.scheduler.submit(ticket)
         return _Reply(ticket, writer, loaded, adapter)
@@ -208,29 +209,29 @@ class _Reply:
         self._ticket, self._writer, self._loaded = ticket, writer, loaded
         self._adapter = adapter
 
-    def wait_for(self, pieces: queue.SimpleQueue[str | None]) -> str | None:
-        """The next piece, None at the end; raises what ended the reply too early."""
+    def wait_for(self, chunks: queue.SimpleQueue[Chunk | None]) -> Chunk | None:
+        """The next chunk, None at the end; raises what ended the reply too early."""
         while True:
             try:
-                return self._checked(pieces.get(timeout=self._ticket.patience.nap()))
+                return self._checked(chunks.get(timeout=self._ticket.patience.nap()))
             except queue.Empty:
                 self._still_waiting()
 
-    async def wait_async(self, pieces: asyncio.Queue[str | None]) -> str | None:
+    async def wait_async(self, chunks: asyncio.Queue[Chunk | None]) -> Chunk | None:
         """Like ``wait_for``, in a task."""
         while True:
-            if not pieces.empty():
-                return self._checked(pieces.get_nowait())
+            if not chunks.empty():
+                return self._checked(chunks.get_nowait())
             with contextlib.suppress(TimeoutError):
                 nap = self._ticket.patience.nap()
-                return self._checked(await asyncio.wait_for(pieces.get(), nap))
+                return self._checked(await asyncio.wait_for(chunks.get(), nap))
             self._still_waiting()
 
-    def _checked(self, piece: str | None) -> str | None:
+    def _checked(self, chunk: Chunk | None) -> Chunk | None:
         error = self._ticket.error
-        if piece is None and error is not None:
+        if chunk is None and error is not None:
             raise error
-        return piece
+        return chunk
 
     def _still_waiting(self) -> None:
         self._ticket.patience.check()
@@ -246,11 +247,11 @@ class _Reply:
             yield event
 
 
-def _end_only(put: Callable[[str | None], None]) -> Callable[[str | None], None]:
+def _end_only(put: Callable[[Chunk | None], None]) -> Callable[[Chunk | None], None]:
     """Wake a waiter once, not at every token."""
 
-    def deliver(piece: str | None) -> None:
-        if piece is None:
+    def deliver(chunk: Chunk | None) -> None:
+        if chunk is None:
             put(None)
 
     return deliver

@@ -165,6 +165,11 @@ class HoldBack:
         self._held = held[cut:]
         return held[:cut]
 
+    @property
+    def possible_calls(self) -> str:
+        """The text kept back until the end; empty while none is."""
+        return self._held if self._holding else ""
+
     def flush(self) -> str:
         """Everything kept back."""
         held, self._held = self._held, ""

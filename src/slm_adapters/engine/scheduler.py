@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from ..errors import CancelledGenerationError, GenerationError, SLMAdaptersError
 from .decoder import Decoder, Generation
-from .engine import Timings
+from .engine import Chunk, Timings
 from .mailbox import Mailbox
 from .patience import Patience
 from .sampling import Confidence, Sampling
@@ -51,15 +51,15 @@ class Writer(Protocol):
         False: choose again, because what is allowed has changed.
         """
 
-    def read(self, token: int) -> str:
-        """The text that an accepted token makes visible; may end the reply."""
+    def read(self, token: int) -> Sequence[Chunk]:
+        """What an accepted token makes visible; may end the reply."""
 
 
 class Ticket:
     """One request on its way through the worker, live once it has a ``generation``.
 
-    ``deliver`` gets each visible piece, and None at the end; it must not block. ``error`` is set
-    before the end where there is one.
+    ``deliver`` gets each chunk, and None at the end; it must not block. ``error`` is set before
+    the end where there is one.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class Ticket:
         sampling: Sampling,
         limit: int,
         patience: Patience,
-        deliver: Callable[[str | None], None],
+        deliver: Callable[[Chunk | None], None],
         adapter: str | None = None,
         confidence: Confidence | None = None,
     ) -> None:
@@ -95,10 +95,10 @@ class Ticket:
         """The next phase begins: waiting, reading, writing, over."""
         self._marks.append(time.perf_counter())
 
-    def give(self, piece: str | None) -> None:
+    def give(self, chunk: Chunk | None) -> None:
         """Deliver; a receiver that is gone has given up."""
         try:
-            self._deliver(piece)
+            self._deliver(chunk)
         except Exception:
             self.patience.give_up()
 
@@ -292,14 +292,14 @@ class Scheduler:
         return True
 
     def _show(self, ticket: Ticket) -> None:
-        """Deliver the text that the last token makes visible."""
+        """Deliver what the last token makes visible."""
         try:
-            piece = ticket.writer.read(ticket.token)
+            chunks = ticket.writer.read(ticket.token)
         except Exception as error:
             self._finish(ticket, error)
             return
-        if piece:
-            ticket.give(piece)
+        for chunk in chunks:
+            ticket.give(chunk)
         if ticket.writer.ended:
             self._finish(ticket)
 

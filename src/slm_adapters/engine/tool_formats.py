@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import Any, Literal
 
 from ..calls import ToolCall
 from .call_formats import CallFormat
@@ -29,7 +29,18 @@ from .json_repair import read_json
 from .literal_readers import NameAndArguments, braces_body, pythonic_body
 from .value_types import typed
 
-__all__ = ["DELIMITERS", "MARKERS", "TRIGGERS", "ParsedReply", "find_marker", "read_calls"]
+__all__ = [
+    "DELIMITERS",
+    "FENCES",
+    "MARKERS",
+    "TRIGGERS",
+    "ParsedReply",
+    "find_marker",
+    "formats_of",
+    "read_calls",
+]
+
+Kind = Literal["json", "tags", "function", "python", "braces", "mistral", "own"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,25 +66,40 @@ class _Format:
     read_ahead: Callable[[str], tuple[list[NameAndArguments], int]] = json_calls
     #: Whether ``read_ahead`` refuses what is not whole.
     exact: bool = False
+    #: How it is read while it is being written, see ``call_stream``.
+    kind: Kind = "json"
+    #: What texts in braces stand between.
+    quote: str = ""
+
+
+def _braces(opening: str, closing: str, quote: str) -> _Format:
+    return _Format(
+        opening, closing, lambda body: braces_body(body, quote), kind="braces", quote=quote
+    )
 
 
 #: Order matters where one opening begins another.
 _FORMATS = (
-    _Format("<tool_call>", "</tool_call>", tool_call_body),  # Hermes, Qwen, Granite, SmolLM3
-    _Format("<function=", "</function>", lambda body: xml_body("<function=" + body)),
-    _Format("<|tool_call_start|>", "<|tool_call_end|>", pythonic_or_json),  # LFM2
-    _Format("<|tool_call|>", "<|/tool_call|>", json_body),  # Phi-4-mini, Granite 3
-    _Format("<|tool_call>", "<tool_call|>", lambda body: braces_body(body, '<|"|>')),  # Gemma 4
+    # Hermes, Qwen, Granite, SmolLM3
+    _Format("<tool_call>", "</tool_call>", tool_call_body, kind="tags"),
     _Format(
-        "<start_function_call>",
-        "<end_function_call>",
-        lambda body: braces_body(body, "<escape>"),  # FunctionGemma
+        "<function=",
+        "</function>",
+        lambda body: xml_body("<function=" + body),
+        kind="function",
     ),
-    _Format("<function_calls>", "</function_calls>", pythonic_or_json),  # Olmo
+    # LFM2
+    _Format("<|tool_call_start|>", "<|tool_call_end|>", pythonic_or_json, kind="python"),
+    _Format("<|tool_call|>", "<|/tool_call|>", json_body),  # Phi-4-mini, Granite 3
+    _braces("<|tool_call>", "<tool_call|>", '<|"|>'),  # Gemma 4
+    _braces("<start_function_call>", "<end_function_call>", "<escape>"),  # FunctionGemma
+    _Format("<function_calls>", "</function_calls>", pythonic_or_json, kind="python"),  # Olmo
     _Format("<TOOLCALL>", "</TOOLCALL>", json_body),  # Nemotron
-    _Format("[TOOL_CALLS]", read_ahead=mistral_calls),
+    _Format("[TOOL_CALLS]", read_ahead=mistral_calls, kind="mistral"),
     _Format("<|python_tag|>"),  # Llama 3
 )
+#: Code fences that may hold a call.
+FENCES = ("```json", "```tool_call")
 _FENCE = _Format("```", "```", fenced_body)
 
 #: Text that announces a tool call beyond doubt.
@@ -87,7 +113,7 @@ DELIMITERS = (
 #: Ends of a call that are tried before the first one is taken for it.
 _MOST_ENDS = 16
 #: Text after which a stream is held back until the reply is complete.
-TRIGGERS = (*MARKERS, "```json", "```tool_call")
+TRIGGERS = (*MARKERS, *FENCES)
 
 
 def find_marker(text: str) -> str | None:
@@ -119,7 +145,7 @@ def read_calls(
     content: list[str] = []
     unread: list[str] = []
     calls: list[NameAndArguments] = []
-    for piece, is_call, found in _pieces(text, cut_off, _formats(form)):
+    for piece, is_call, found in _pieces(text, cut_off, formats_of(form)):
         if found and all(name in offered for name, _ in found):
             calls += found
         else:
@@ -153,7 +179,8 @@ def _bare(text: str, offered: Collection[str]) -> tuple[list[NameAndArguments], 
     return found, body
 
 
-def _formats(form: CallFormat | None) -> tuple[_Format, ...]:
+def formats_of(form: CallFormat | None) -> tuple[_Format, ...]:
+    """The known formats, and before them ``form`` where it is none of these."""
     if form is None or not form.marker or form.marker in MARKERS:
         return _FORMATS
 
@@ -161,7 +188,7 @@ def _formats(form: CallFormat | None) -> tuple[_Format, ...]:
         calls, end = written_calls(form.marker + body, form)
         return calls, end - len(form.marker)
 
-    return (_Format(form.marker, read_ahead=read_ahead, exact=True), *_FORMATS)
+    return (_Format(form.marker, read_ahead=read_ahead, exact=True, kind="own"), *_FORMATS)
 
 
 def _pieces(
@@ -234,7 +261,7 @@ def _read(form: _Format, body: str) -> list[NameAndArguments]:
 
 def _first(text: str, at: int, formats: Sequence[_Format]) -> tuple[int, _Format] | None:
     hits = [(p, -len(f.opening), f) for f in formats if (p := text.find(f.opening, at)) >= 0]
-    for trigger in ("```json", "```tool_call"):
+    for trigger in FENCES:
         if (position := text.find(trigger, at)) >= 0:
             hits.append((position, 0, _FENCE))
     if not hits:

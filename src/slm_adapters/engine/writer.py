@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,11 +10,13 @@ from ..calls import Message, Reply, ToolCall, Usage
 from ..errors import EmptyReplyError
 from ..telemetry import semconv
 from . import chat_format, tool_formats
+from .call_stream import CallStream
 from .constraint import Constraint, Plan, Thinking
 from .engine import ChatRequest, Chunk, Completion, Timings
 from .json_repair import only_json
 from .reply_grammar import asked_schema
 from .reply_text import Detokenizer, HoldBack, StopScanner, ThinkFilter
+from .shown_calls import ShownCalls
 
 if TYPE_CHECKING:
     from .weights import LoadedModel
@@ -59,7 +61,7 @@ def prompt_tokens(loaded: LoadedModel, request: ChatRequest) -> tuple[list[int],
 
 
 class ReplyWriter:
-    """One reply: tokens in, visible text out, and the account of it at the end.
+    """One reply: tokens in, what may be seen of it out, and the account of it at the end.
 
     The worker asks what is ``allowed`` and ``banned``, chooses, lets it ``accept`` and ``read``
     the token; the caller's thread calls ``finish``.
@@ -71,7 +73,10 @@ class ReplyWriter:
         request: ChatRequest,
         prompt: EncodedPrompt,
         limit: int,
+        *,
+        streams: bool = True,
     ) -> None:
+        """``streams``: somebody is shown the reply before it is complete."""
         self._loaded, self._request, self._prompt = loaded, request, prompt
         self._limit, self._constraint = limit, prompt.constraint
         if self._constraint is not None:
@@ -89,9 +94,13 @@ class ReplyWriter:
             everything=self._json_only or (bound and bool(offered)),
             marker=loaded.chat_format.calls.marker,
         )
+        self._reader: CallStream | None = None
+        if streams and offered:
+            self._reader = CallStream(self._schemas, loaded.chat_format.calls, self._is_certain)
         #: Of the opening, what a stream is still to show.
         self._lead = self._calls.feed(prompt.opening)
         self._shown: list[str] = []
+        self._shown_calls = ShownCalls()
         self._visible = bool(prompt.opening)
         self._retried, self._refused = False, frozenset[int]()
         #: Ids not to choose now.
@@ -131,17 +140,26 @@ class ReplyWriter:
             self._end = "length"
         return True
 
-    def read(self, token: int) -> str:
-        """The text that an accepted token makes visible; a stop string in it ends the reply."""
+    def read(self, token: int) -> Sequence[Chunk]:
+        """What an accepted token makes visible; a stop string in it ends the reply."""
         if token in self._loaded.end_ids:
-            return ""
-        piece = self._lead + self._read(self._characters.feed(token))
+            return ()
+        text = self._lead + self._read(self._characters.feed(token))
         self._lead = ""
         if self._stops.stopped:
             self._end = "stop"
-        if piece:
-            self._shown.append(piece)
-        return piece
+        chunks: list[Chunk] = []
+        if text:
+            self._shown.append(text)
+            chunks.append(Chunk(text=text))
+        if self._reader is not None and (possible := self._calls.possible_calls):
+            for delta in self._reader.read(possible):
+                self._shown_calls.note(delta)
+                chunks.append(Chunk(tool_call=delta))
+        return chunks
+
+    def _is_certain(self) -> bool:
+        return self._constraint is not None and self._constraint.holds_calls
 
     def _read(self, characters: str) -> str:
         was_thinking = self._thoughts.thinking
@@ -160,7 +178,10 @@ class ReplyWriter:
     def finish(
         self, model: str, timings: Timings, cached_tokens: int
     ) -> Iterator[Chunk | Completion]:
-        """What was held back, the tool calls, the completion; raises for an empty reply."""
+        """What was not shown yet, then the completion.
+
+        Raises for an empty reply, and for a call that a stream began and the reply does not have.
+        """
         parsed = self._take_apart()
         rest = parsed.content
         if self._json_only and not self._shown:
@@ -170,12 +191,14 @@ class ReplyWriter:
         text = "".join(self._shown) + rest
         if not parsed.calls and not text.strip():
             raise EmptyReplyError(self._why_empty())
+        calls = self._shown_calls.named(parsed.calls)
+        completion = self._completion(self._reply(text, calls), model, timings, cached_tokens)
+        deltas = self._shown_calls.rest(completion)
         if rest:
             yield Chunk(text=rest)
-        for call in parsed.calls:
-            yield Chunk(tool_call=call)
-        reply = self._reply(text, parsed.calls)
-        yield self._completion(reply, model, timings, cached_tokens)
+        for delta in deltas:
+            yield Chunk(tool_call=delta)
+        yield completion
 
     def _take_apart(self) -> tool_formats.ParsedReply:
         tail = self._thoughts.feed(self._characters.flush()) + self._thoughts.flush()

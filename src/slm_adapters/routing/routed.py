@@ -14,6 +14,7 @@ from typing import TypeVar, cast
 
 from ..calls import Message, Tool, Usage
 from ..engine.engine import ChatEngine, ChatRequest, Chunk, Completion
+from ..engine.shown_calls import ShownCalls
 from ..errors import (
     CancelledGenerationError,
     DeadlineExceededError,
@@ -35,7 +36,8 @@ class RoutedEngine(ChatEngine):
 
     ``gives_way``: a fallback stands behind it, so the router may refuse a call unasked. ``role``
     and ``run``: whose call it is. Streams show text as it comes only where no check of the router
-    wants the whole answer; tool calls are always checked first.
+    wants the whole answer; tool calls too, but where a fallback could still answer instead only
+    what a grammar keeps from turning out wrong.
     """
 
     def __init__(
@@ -88,7 +90,7 @@ class RoutedEngine(ChatEngine):
                 if isinstance(event, Completion):
                     completion = attempt.first(event)
                     completion = attempt.accepted(completion, self._draw(attempt, cancel))
-                    yield from attempt.held
+                    yield from attempt.held_back(completion)
                     yield completion
                 elif attempt.may_show(event):
                     yield event
@@ -104,7 +106,7 @@ class RoutedEngine(ChatEngine):
                     if isinstance(event, Completion):
                         completion = attempt.first(event)
                         completion = attempt.accepted(completion, await self._adraw(attempt))
-                        for chunk in attempt.held:
+                        for chunk in attempt.held_back(completion):
                             yield chunk
                         yield completion
                     elif attempt.may_show(event):
@@ -174,16 +176,28 @@ class _Attempt:
         if self._router.logprobs:
             request = dataclasses.replace(request, logprobs=True)
         self.request = request
-        self.held: list[Chunk] = []
+        self._text: list[Chunk] = []
+        self._calls, self._calls_wait = ShownCalls(), False
         self._started = time.monotonic()
         self._answer: Answer | None = None
 
     def may_show(self, chunk: Chunk) -> bool:
         """Whether the chunk may be shown unchecked; else it is held back."""
-        if chunk.text and chunk.tool_call is None and not self._router.decides:
-            return True
-        self.held.append(chunk)
-        return False
+        decides = self._router.decides
+        if chunk.tool_call is None:
+            if decides:
+                self._text.append(chunk)
+            return bool(chunk.text) and not decides
+        may_fail = self._routed.gives_way and not chunk.tool_call.certain
+        self._calls_wait = self._calls_wait or decides or may_fail
+        if not self._calls_wait:
+            self._calls.note(chunk.tool_call)
+        return not self._calls_wait
+
+    def held_back(self, completion: Completion) -> list[Chunk]:
+        """What was not shown, now that the answer is accepted."""
+        calls = [Chunk(tool_call=delta) for delta in self._calls.rest(completion)]
+        return [*self._text, *calls]
 
     def first(self, completion: Completion) -> Completion:
         """The answer, once its form and every check that needs no samples accept it."""

@@ -7,19 +7,17 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator, Sequence
-from functools import lru_cache
+from collections.abc import Sequence
 from typing import Any
 
 from ..calls import Message, Reply, Tool, ToolCall
 from ..engine.engine import ChatRequest, Completion
+from ..engine.schema_check import mismatch, schema_problem
 from ..engine.tool_formats import find_marker
 from ..errors import EmptyReplyError, GenerationError, InvalidReplyError, InvalidToolError
 
 __all__ = ["check", "check_tools", "usable"]
 
-#: Quoted in messages; longer problems are cut, an answer may be long and private.
-_LONGEST_QUOTE = 120
 
 
 def usable(request: ChatRequest, completion: Completion) -> Completion:
@@ -92,7 +90,7 @@ def _check_schema_of(tool: Tool) -> None:
         raise InvalidToolError(
             f'the parameters of tool {tool.name!r} have type {kind!r}: make them "object".'
         )
-    problem = _schema_problem(tool.parameters)
+    problem = schema_problem(tool.parameters)
     if problem:
         raise InvalidToolError(
             f"the parameters of tool {tool.name!r} are not a JSON schema ({problem}): correct them."
@@ -112,7 +110,7 @@ def _check_call(tools: Sequence[Tool], call: ToolCall) -> None:
         raise InvalidReplyError(
             f"the arguments the model wrote for {call.name!r} are not a JSON object."
         ) from error
-    problem = _mismatch(tool.parameters, arguments)
+    problem = mismatch(tool.parameters, arguments)
     if problem:
         raise InvalidReplyError(
             f"the arguments the model wrote for {call.name!r} do not fit its schema: {problem}."
@@ -164,78 +162,6 @@ def _check_format(response_format: dict[str, Any], text: str) -> None:
         if not isinstance(value, dict):
             raise InvalidReplyError("the model's answer is JSON, but not an object.")
         return
-    problem = _mismatch((response_format.get("json_schema") or {}).get("schema") or {}, value)
+    problem = mismatch((response_format.get("json_schema") or {}).get("schema") or {}, value)
     if problem:
         raise InvalidReplyError(f"the model's answer does not fit the asked schema: {problem}.")
-
-
-def _mismatch(schema: dict[str, Any], value: Any) -> str | None:
-    """Where and how ``value`` breaks ``schema``; None when it fits or the schema is unusable."""
-    from jsonschema.exceptions import best_match
-
-    if not schema:
-        return None
-    validator = _validator(json.dumps(schema, sort_keys=True, default=str))
-    if validator is None:
-        return None
-    error = best_match(validator.iter_errors(value))
-    if error is None:
-        return None
-    message = " ".join(str(error.message).split())
-    if len(message) > _LONGEST_QUOTE:
-        message = message[: _LONGEST_QUOTE - 1] + "…"
-    where = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in error.absolute_path)
-    return f"at {where.lstrip('.')}: {message}" if where else message
-
-
-def _schema_problem(schema: dict[str, Any]) -> str | None:
-    from jsonschema import Draft202012Validator
-    from jsonschema.exceptions import SchemaError
-    from jsonschema.validators import validator_for
-
-    try:
-        validator_for(schema, default=Draft202012Validator).check_schema(schema)
-    except SchemaError as error:
-        return " ".join(str(error.message).split())[:_LONGEST_QUOTE]
-    lost = _lost_reference(schema)
-    return lost and f"it refers to {lost[:_LONGEST_QUOTE]}, which is not in it"
-
-
-def _lost_reference(schema: dict[str, Any]) -> str | None:
-    """A ``$ref`` that leads out of the schema: nothing is fetched to follow it."""
-    from referencing import Registry
-    from referencing.exceptions import Unresolvable
-    from referencing.jsonschema import DRAFT202012
-
-    resource = DRAFT202012.create_resource(schema)
-    resolver = Registry().with_resource(resource.id() or "", resource).resolver()
-    if resource.id():
-        resolver = resolver.in_subresource(resource)
-    for reference in _references(schema):
-        try:
-            resolver.lookup(reference)
-        except Unresolvable:
-            return reference
-    return None
-
-
-def _references(schema: Any) -> Iterator[str]:
-    if isinstance(schema, dict):
-        if isinstance(schema.get("$ref"), str):
-            yield schema["$ref"]
-        schema = list(schema.values())
-    for item in schema if isinstance(schema, list) else ():
-        yield from _references(item)
-
-
-@lru_cache(maxsize=256)
-def _validator(schema_json: str) -> Any:
-    from jsonschema import Draft202012Validator
-    from jsonschema.validators import validator_for
-    from referencing import Registry
-
-    schema = json.loads(schema_json)
-    if _schema_problem(schema):
-        return None
-    # An empty registry: the default one would ask the network for what it does not know.
-    return validator_for(schema, default=Draft202012Validator)(schema, registry=Registry())

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ...calls import Message, Reply
 from ...errors import ContextOverflowError, ServerError
 from ...telemetry import semconv
-from ..engine import ChatRequest, Completion, Timings
+from ..engine import ChatRequest, Chunk, Completion, Timings
 from .errors import as_error, find_error, refused_fields, too_long_for_window
 from .http import Deadline, Rejected
 from .reply import ReplyReader
@@ -53,7 +53,9 @@ class RemoteCall:
             body = self._body_with(limit)
         self._body = body
         self._began = self._first = time.monotonic()
-        return ReplyReader(self.request, thinking=self._dialect.thinks_unasked)
+        return ReplyReader(
+            self.request, thinking=self._dialect.thinks_unasked, streams=self.stream
+        )
 
     def _body_with(self, limit: int | None) -> dict[str, Any]:
         name, dialect = self.engine.wire_name, self._dialect
@@ -90,7 +92,7 @@ class RemoteCall:
         left = min(DEFAULT_MAX_TOKENS, window - taken)
         return left if left > 0 else None
 
-    async def read(self, reader: ReplyReader) -> AsyncIterator[str]:
+    async def read(self, reader: ReplyReader) -> AsyncIterator[Chunk]:
         """The visible pieces of the answer; raises ``Rejected`` for an error in its place."""
         url, http = f"{self._server.http.base_url}/chat/completions", self._server.http
         if not self.stream:
@@ -103,16 +105,15 @@ class RemoteCall:
                     break
                 if data is None:
                     continue
-                piece = self._feed(reader, data)
-                if piece:
+                for chunk in self._feed(reader, data):
                     self._shown = True
-                    yield piece
+                    yield chunk
                 if reader.stopped:
                     return
         if reader.reason is None:
             raise self._server.http.broke_off()
 
-    def _feed(self, reader: ReplyReader, data: Any) -> str:
+    def _feed(self, reader: ReplyReader, data: Any) -> list[Chunk]:
         error = find_error(data)
         if error is not None:
             raise Rejected(*error)

@@ -92,7 +92,7 @@ class RemoteEngine(ChatEngine):
     def stream(
         self, request: ChatRequest, cancel: threading.Event | None = None
     ) -> Iterator[Chunk | Completion]:
-        """Yield text as it comes, tool calls when complete, then the ``Completion``."""
+        """Yield text and tool calls as they come, then the ``Completion``."""
         return run_stream(self.astream(request), cancel)
 
     async def acomplete(self, request: ChatRequest) -> Completion:
@@ -120,17 +120,17 @@ class RemoteEngine(ChatEngine):
         while True:
             reader = await call.prepare()
             try:
-                async with aclosing(cast("Any", call.read(reader))) as pieces:
-                    async for piece in pieces:
-                        yield Chunk(text=piece)
+                async with aclosing(cast("Any", call.read(reader))) as chunks:
+                    async for chunk in chunks:
+                        yield chunk
             except Rejected as rejected:
                 call.ask_differently(rejected)
                 continue
-            chunks, reply = reader.finish()
+            reply = reader.finish()
             if call.was_ignored(reply.message):
                 continue
             completion = call.account(reader, reply)
-            for chunk in chunks:
+            for chunk in reader.held_back(completion):
                 yield chunk
             yield completion
             return

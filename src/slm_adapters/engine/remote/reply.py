@@ -9,24 +9,51 @@ from __future__ import annotations
 import json
 import math
 import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from ...calls import Message, Reply, ToolCall, Usage
 from ...errors import EmptyReplyError
 from ...telemetry import semconv
 from .. import tool_formats
-from ..engine import ChatRequest, Chunk, Completion, Timings
+from ..call_stream import ArgumentStream, CallStream
+from ..engine import ChatRequest, Chunk, Completion, Timings, ToolCallDelta
 from ..json_repair import only_json, read_json
 from ..reply_text import HoldBack, StopScanner, ThinkFilter
+from ..shown_calls import ShownCalls
 from .request import is_forced, offered_tools, short_name
 
 __all__ = ["ReplyReader"]
 
 
+@dataclass(slots=True, eq=False)
+class _ServerCall:
+    """A call as a server sends it, piece by piece."""
+
+    index: str
+    id: str = ""
+    name: str = ""
+    arguments: str = ""
+    stream: ArgumentStream | None = None
+
+    def deltas(self, position: int, schema: dict[str, Any]) -> Iterator[ToolCallDelta]:
+        """What is new of it, once its name is known."""
+        if self.stream is None:
+            self.stream = ArgumentStream(schema)
+            yield ToolCallDelta(position, self.id or _new_id(), self.name)
+        if arguments := self.stream.read(self.arguments):
+            yield ToolCallDelta(position, arguments=arguments)
+
+
 class ReplyReader:
     """One answer. ``feed`` the server's objects; ``finish`` gives what was held back."""
 
-    def __init__(self, request: ChatRequest, *, thinking: bool = False) -> None:
+    def __init__(
+        self, request: ChatRequest, *, thinking: bool = False, streams: bool = True
+    ) -> None:
+        """``streams``: somebody is shown the reply before it is complete."""
+        self._streams = streams
         offered = offered_tools(request)
         self._schemas = {tool.name: tool.parameters for tool in offered}
         kind = (request.response_format or {}).get("type", "text")
@@ -35,8 +62,11 @@ class ReplyReader:
         self._thoughts = ThinkFilter(thinking=thinking)
         self._stops = StopScanner(request.stop)
         self._held = HoldBack(tools=bool(offered), everything=self._json_only or self._forced)
-        self._calls: list[dict[str, str]] = []
+        self._reader = CallStream(self._schemas)
+        self._shown_calls = ShownCalls()
+        self._calls: list[_ServerCall] = []
         self._shown: list[str] = []
+        self._rest = ""
         self._written = self._thought = 0
         self._logprobs: list[float] = []
         self.model: str | None = None
@@ -54,52 +84,69 @@ class ReplyReader:
         """The reply begins inside a thinking block that the prompt opened."""
         self._thoughts = ThinkFilter(thinking=True)
 
-    def feed(self, data: dict[str, Any]) -> str:
-        """The text that one object of the answer makes visible."""
+    def feed(self, data: dict[str, Any]) -> list[Chunk]:
+        """What one object of the answer makes visible."""
         self.model = data.get("model") or self.model
         self.usage = data.get("usage") or self.usage
         self.timings = data.get("timings") or self.timings
-        visible = ""
+        visible: list[Chunk] = []
         for choice in (data.get("choices") or ())[:1]:
             self.reason = choice.get("finish_reason") or self.reason
             self._note_logprobs(choice.get("logprobs"))
             visible = self._read(choice.get("delta") or choice.get("message") or {})
         return visible
 
-    def _read(self, delta: dict[str, Any]) -> str:
-        for call in delta.get("tool_calls") or ():
-            self._add_call(call)
+    def _read(self, delta: dict[str, Any]) -> list[Chunk]:
+        chunks: list[Chunk] = []
         thought = delta.get("reasoning_content") or delta.get("reasoning")
         self._thought += len(thought) if isinstance(thought, str) else 0
         content = _text(delta.get("content"))
         self._written += len(content)
-        piece = self._held.feed(self._stops.feed(self._thoughts.feed(content)))
-        if piece:
-            self._shown.append(piece)
-        return piece
+        text = self._held.feed(self._stops.feed(self._thoughts.feed(content)))
+        if text:
+            self._shown.append(text)
+            chunks.append(Chunk(text=text))
+        for delta_of_call in self._call_deltas(delta):
+            self._shown_calls.note(delta_of_call)
+            chunks.append(Chunk(tool_call=delta_of_call))
+        return chunks
 
-    def _add_call(self, delta: dict[str, Any]) -> None:
+    def _call_deltas(self, delta: dict[str, Any]) -> Iterator[ToolCallDelta]:
+        """What is new of the calls: the server's own, or those in its text."""
+        changed = [self._add_call(call) for call in delta.get("tool_calls") or ()]
+        if not self._streams:
+            return
+        if not self._calls:
+            yield from self._reader.read(self._held.possible_calls)
+        elif not self._reader.count:
+            # Else the server says once more what its text said.
+            for position, call in changed:
+                if call.name in self._schemas:
+                    yield from call.deltas(position, self._schemas[call.name])
+
+    def _add_call(self, delta: dict[str, Any]) -> tuple[int, _ServerCall]:
         """Merge a piece of a call. Some servers give every call of a reply the index 0."""
         function = delta.get("function") or {}
         identifier, index = delta.get("id") or "", str(delta.get("index", len(self._calls)))
-        call = next((c for c in reversed(self._calls) if c["index"] == index), None)
-        if call is None or (identifier and call["id"] and identifier != call["id"]):
-            call = {"index": index, "id": "", "name": "", "arguments": ""}
+        call = next((c for c in reversed(self._calls) if c.index == index), None)
+        if call is None or (identifier and call.id and identifier != call.id):
+            call = _ServerCall(index)
             self._calls.append(call)
-        call["id"] = call["id"] or identifier
-        call["name"] = call["name"] or function.get("name") or ""
+        call.id = call.id or identifier
+        call.name = call.name or function.get("name") or ""
         arguments = function.get("arguments")
         if arguments is not None and not isinstance(arguments, str):
             arguments = json.dumps(arguments, ensure_ascii=False)
-        call["arguments"] += arguments or ""
+        call.arguments += arguments or ""
+        return self._calls.index(call), call
 
     def _note_logprobs(self, found: Any) -> None:
         for token in (found or {}).get("content") or () if isinstance(found, dict) else ():
             if isinstance(token.get("logprob"), int | float):
                 self._logprobs.append(float(token["logprob"]))
 
-    def finish(self) -> tuple[list[Chunk], Reply]:
-        """The chunks held back and the whole reply, which may be empty."""
+    def finish(self) -> Reply:
+        """The whole reply, which may be empty."""
         tail = self._stops.feed(self._thoughts.flush()) + self._stops.flush()
         undecided = self._held.feed(tail) + self._held.flush()
         cut_off = self.reason == "length" and not self.stopped
@@ -113,11 +160,18 @@ class ReplyReader:
             rest = only_json(rest)
         if calls and not rest.strip():
             rest = ""
-        text = "".join(self._shown) + rest
-        chunks = [Chunk(text=rest)] if rest else []
-        chunks += [Chunk(tool_call=call) for call in calls]
+        self._rest = rest
+        text, calls = "".join(self._shown) + rest, self._shown_calls.named(calls)
         reason = "length" if cut_off else "tool_call" if calls else self._why_ended()
-        return chunks, Reply(Message("assistant", text or None, tool_calls=calls), reason)
+        return Reply(Message("assistant", text or None, tool_calls=calls), reason)
+
+    def held_back(self, completion: Completion) -> list[Chunk]:
+        """What was not shown of the finished reply.
+
+        Raises ``InvalidReplyError`` for a call that a stream began and the reply does not have.
+        """
+        chunks = [Chunk(text=self._rest)] if self._rest else []
+        return chunks + [Chunk(tool_call=delta) for delta in self._shown_calls.rest(completion)]
 
     def _why_ended(self) -> str:
         reason = semconv.finish_reason(self.reason) or "stop"
@@ -127,10 +181,10 @@ class ReplyReader:
     def _server_calls(self, cut_off: bool) -> tuple[ToolCall, ...]:
         return tuple(
             ToolCall(
-                call["id"] or f"call_{uuid.uuid4().hex[:24]}",
-                call["name"],
+                call.id or _new_id(),
+                call.name,
                 # What the limit cut off must not be completed and run.
-                call["arguments"] if cut_off else _repaired(call["arguments"]),
+                _spelled(call.arguments) if cut_off else _repaired(call.arguments),
             )
             for call in self._calls
         )
@@ -173,6 +227,10 @@ class ReplyReader:
         )
 
 
+def _new_id() -> str:
+    return f"call_{uuid.uuid4().hex[:24]}"
+
+
 def _text(content: Any) -> str:
     if isinstance(content, list):
         return "".join(p.get("text") or "" for p in content if isinstance(p, dict))
@@ -183,12 +241,19 @@ def _repaired(arguments: str) -> str:
     """Arguments as JSON text; what cannot be read stays as it is, for the check to turn down."""
     if not arguments.strip():
         return "{}"
+    spelled = _spelled(arguments)
+    if spelled != arguments:
+        return spelled
     try:
-        json.loads(arguments)
+        value, end = read_json(arguments)
     except ValueError:
-        try:
-            value, end = read_json(arguments)
-        except ValueError:
-            return arguments
-        return arguments if arguments[end:].strip() else json.dumps(value, ensure_ascii=False)
-    return arguments
+        return arguments
+    return arguments if arguments[end:].strip() else json.dumps(value, ensure_ascii=False)
+
+
+def _spelled(arguments: str) -> str:
+    """Valid JSON as ``json.dumps`` spells it, which is how a stream tells it."""
+    try:
+        return json.dumps(json.loads(arguments), ensure_ascii=False)
+    except (ValueError, RecursionError):
+        return arguments

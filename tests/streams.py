@@ -17,7 +17,7 @@ def joined_calls(deltas: Iterable[ToolCallDelta]) -> tuple[ToolCall, ...]:
             assert (delta.index, bool(delta.name)) == (len(calls), True)
             calls[delta.index] = ToolCall(delta.id, delta.name, delta.arguments)
         else:
-            assert not delta.name and not delta.id
+            assert (delta.name, delta.id) == ("", "")
             arguments = before.arguments + delta.arguments
             calls[delta.index] = ToolCall(before.id, before.name, arguments)
     return tuple(calls.values())

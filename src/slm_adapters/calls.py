@@ -72,13 +72,17 @@ class ToolCall:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One chat message: role system, user, assistant or tool."""
+    """One chat message: role system, user, assistant or tool.
+
+    ``reasoning``: what a model thought before its answer. No model is sent it again.
+    """
 
     role: str
     content: Content = None
     tool_calls: tuple[ToolCall, ...] = ()
     tool_call_id: str | None = None
     name: str | None = None
+    reasoning: str | None = None
 
     @property
     def text(self) -> str:
@@ -97,18 +101,22 @@ class Message:
             data["tool_call_id"] = self.tool_call_id
         if self.name is not None:
             data["name"] = self.name
+        if self.reasoning:
+            data["reasoning_content"] = self.reasoning
         return data
 
     @classmethod
     def from_openai(cls, data: Mapping[str, Any]) -> Message:
         """Read an OpenAI chat dict; unknown keys are ignored."""
         calls = tuple(ToolCall.from_openai(c) for c in data.get("tool_calls") or ())
+        thought = data.get("reasoning_content")
         return cls(
             role=str(data.get("role") or "user"),
             content=data.get("content"),
             tool_calls=calls,
             tool_call_id=data.get("tool_call_id"),
             name=data.get("name"),
+            reasoning=(thought or None) if isinstance(thought, str) else None,
         )
 
 

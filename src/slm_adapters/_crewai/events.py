@@ -18,7 +18,7 @@ from . import bus, convert, guards, spans, steps
 from .bus import Moment
 from .scopes import AGENTS, Scope, Scopes
 from .starts import Start
-from .tables import CHUNK, FAILED, HUMAN, STARTS
+from .tables import CHUNK, FAILED, HUMAN, STARTS, THOUGHT
 
 __all__ = ["EventRecorder"]
 
@@ -53,7 +53,7 @@ class EventRecorder:
     def see(self, source: Any, event: Any, moment: Moment) -> None:
         """One event, on the thread and in the context that emitted it."""
         kind = event.type
-        if kind == CHUNK:
+        if kind in (CHUNK, THOUGHT):
             self._chunk(event)
         elif kind in STARTS:
             if self.only is None or (kind == "llm_call_started" and self.only(source)):
@@ -107,8 +107,9 @@ class EventRecorder:
     def _chunk(self, event: Any) -> None:
         scope = self.scopes.call(event.call_id)
         if scope is not None and scope.call is not None:
-            # A tool call's arguments are no text of the reply.
-            scope.call.chunk(None if event.tool_call else event.chunk)
+            # A thought and a tool call's arguments are no text of the reply.
+            is_text = event.type != THOUGHT and not event.tool_call
+            scope.call.chunk(event.chunk if is_text else None)
 
     # What has no event
 

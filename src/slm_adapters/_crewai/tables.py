@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["CHUNK", "ENDS", "FAILED", "HUMAN", "RELEVANT", "STARTS"]
+__all__ = ["CHUNK", "ENDS", "FAILED", "HUMAN", "RELEVANT", "STARTS", "THOUGHT"]
 
 _PAIRS_OF_1_15 = {
     f"{name}_{end}": f"{name}_started"
@@ -42,8 +42,8 @@ def _pairs() -> Mapping[str, str]:
 ENDS: Mapping[str, str] = dict(_pairs())
 STARTS = frozenset(ENDS.values())
 FAILED = frozenset(kind for kind in ENDS if kind.endswith(("_failed", "_error")))
-CHUNK = "llm_stream_chunk"
+CHUNK, THOUGHT = "llm_stream_chunk", "llm_thinking_chunk"
 #: Moments without an extent: a person is asked, and answers.
 HUMAN = {"human_feedback_requested": "requested", "human_feedback_received": "received"}
 #: All others are passed by without any work.
-RELEVANT = STARTS | ENDS.keys() | HUMAN.keys() | {CHUNK}
+RELEVANT = STARTS | ENDS.keys() | HUMAN.keys() | {CHUNK, THOUGHT}

@@ -169,7 +169,11 @@ class Turn:
     def show(self, chunk: Chunk) -> None:
         """Emit one piece of a streamed answer; of a tool call, all that is known of it so far."""
         delta, call, text = chunk.tool_call, None, chunk.text
-        self.shown = True
+        self.shown = self.shown or chunk.answers
+        if chunk.reasoning:
+            self._show_thought(chunk.reasoning)
+        if not chunk.answers:
+            return
         if delta is not None:
             # As CrewAI's own providers do it.
             text = delta.arguments
@@ -183,6 +187,13 @@ class Turn:
         )
         if self._call is not None:
             self._call.chunk(chunk.text)
+
+    def _show_thought(self, text: str) -> None:
+        self.llm._emit_thinking_chunk_event(
+            chunk=text, from_task=self.asked.from_task, from_agent=self.asked.from_agent
+        )
+        if self._call is not None:
+            self._call.chunk()
 
     # Answer
 

@@ -126,7 +126,7 @@ class AnsweringModel(BaseChatModel):
         try:
             request = self._request(messages, stop, kwargs)
             for event in turn.steps(self._routed(turn, kwargs).stream(request, cancel)):
-                shown = shown or not isinstance(event, Completion)
+                shown = shown or (isinstance(event, Chunk) and event.answers)
                 yield _piece(turn, event)
             return
         except SLMAdaptersError as error:
@@ -156,7 +156,7 @@ class AnsweringModel(BaseChatModel):
         try:
             request = self._request(messages, stop, kwargs)
             async for event in turn.asteps(self._routed(turn, kwargs).astream(request)):
-                shown = shown or not isinstance(event, Completion)
+                shown = shown or (isinstance(event, Chunk) and event.answers)
                 yield _piece(turn, event)
             return
         except SLMAdaptersError as error:

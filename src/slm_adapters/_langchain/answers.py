@@ -10,7 +10,7 @@ from langchain_core.outputs import ChatGeneration, Generation, LLMResult
 
 from ..calls import Message, Reply, Usage
 from ..telemetry import content, semconv
-from .convert import message_from, row_of
+from .convert import reasoning_of, reply_message, row_of
 
 __all__ = ["Facts", "facts_from", "output_json", "replies_from", "usage_from"]
 
@@ -28,7 +28,7 @@ def replies_from(result: LLMResult) -> tuple[Reply, ...]:
 
 def _reply_message(choice: Generation) -> Message:
     if isinstance(choice, ChatGeneration):
-        return message_from(choice.message)
+        return reply_message(choice.message)
     return Message("assistant", choice.text)
 
 
@@ -36,7 +36,7 @@ def output_json(result: LLMResult) -> str:
     """``gen_ai.output.messages`` of a result whose replies nobody keeps."""
     return content.fitted(
         [
-            content.answered(_reply_row(choice), _finish_reason(choice))
+            content.answered(_reply_row(choice), _finish_reason(choice), _thought(choice))
             for choices in result.generations
             for choice in choices
         ]
@@ -47,6 +47,10 @@ def _reply_row(choice: Generation) -> content.Row:
     if isinstance(choice, ChatGeneration):
         return row_of(choice.message)
     return "assistant", choice.text, (), None, None
+
+
+def _thought(choice: Generation) -> str | None:
+    return reasoning_of(choice.message) if isinstance(choice, ChatGeneration) else None
 
 
 def _finish_reason(choice: Generation) -> str | None:

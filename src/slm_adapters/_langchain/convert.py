@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "LOCAL_PROVIDER", "ai_message", "chat_result", "json_text", "last_chunk", "marked",
-    "message_chunk", "message_from", "messages_from", "params_from", "row_of", "tool_choice_from",
-    "tools_from",
+    "message_chunk", "message_from", "messages_from", "params_from", "reasoning_of",
+    "reply_message", "row_of", "tool_choice_from", "tools_from",
 ]  # fmt: skip
 
 AIMessageT = TypeVar("AIMessageT", bound=AIMessage)
@@ -57,6 +57,25 @@ def messages_from(messages: Sequence[BaseMessage]) -> tuple[Message, ...]:
 def message_from(message: BaseMessage) -> Message:
     """One message; text-only content blocks become plain text."""
     return Message(*row_of(message))
+
+
+def reply_message(message: BaseMessage) -> Message:
+    """The same for an answer, with what the model thought before it."""
+    return Message(*row_of(message), reasoning_of(message))
+
+
+def reasoning_of(message: BaseMessage) -> str | None:
+    """The thought of an answer, where LangChain's integrations put it."""
+    said = message.additional_kwargs.get("reasoning_content")
+    if isinstance(said, str) and said:
+        return said
+    blocks = message.content if isinstance(message.content, list) else ()
+    thoughts = [
+        block.get("reasoning") or block.get("thinking")
+        for block in blocks
+        if isinstance(block, dict)
+    ]
+    return "".join(thought for thought in thoughts if isinstance(thought, str)) or None
 
 
 def row_of(message: BaseMessage) -> Row:
@@ -138,6 +157,7 @@ def ai_message(completion: Completion) -> AIMessage:
     calls, invalid = split_tool_calls(message.tool_calls)
     return AIMessage(
         content=message.text,
+        additional_kwargs=_thought(message.reasoning),
         tool_calls=calls,
         invalid_tool_calls=invalid,
         usage_metadata=usage_metadata(completion.usage),
@@ -147,13 +167,18 @@ def ai_message(completion: Completion) -> AIMessage:
 
 def message_chunk(chunk: Chunk) -> AIMessageChunk:
     """A piece of a streamed answer."""
-    delta = chunk.tool_call
+    delta, thought = chunk.tool_call, _thought(chunk.reasoning)
     if delta is None:
-        return AIMessageChunk(content=chunk.text)
+        return AIMessageChunk(content=chunk.text, additional_kwargs=thought)
     call = tool_call_chunk(
         name=delta.name or None, args=delta.arguments, id=delta.id or None, index=delta.index
     )
-    return AIMessageChunk(content=chunk.text, tool_call_chunks=[call])
+    return AIMessageChunk(content=chunk.text, additional_kwargs=thought, tool_call_chunks=[call])
+
+
+def _thought(reasoning: str | None) -> dict[str, Any]:
+    """Where LangChain looks for a model's thoughts: ``content_blocks`` has them as reasoning."""
+    return {"reasoning_content": reasoning} if reasoning else {}
 
 
 def last_chunk(completion: Completion) -> AIMessageChunk:

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, TypeAlias
 
 import litellm
+from litellm.types.utils import Delta, ModelResponseStream, StreamingChoices
 
 from ..engine.engine import ChatEngine, Chunk, Completion
 from ..engine.shown_calls import ShownCalls
@@ -107,7 +108,7 @@ class Answer:
         else:
             self._ours.fail(error)
 
-    def chunks(self, event: Chunk | Completion) -> Iterator[dict[str, Any]]:
+    def chunks(self, event: Chunk | Completion) -> Iterator[Any]:
         """An engine's event as LiteLLM's chunks.
 
         Behind a router, which has another model to ask, calls that no grammar holds to their tools
@@ -127,11 +128,23 @@ class Answer:
                 yield self._shown(tool_use=event.tool_call.to_openai())
         elif event.text:
             yield self._shown(text=event.text)
+        elif event.reasoning:
+            yield self._thought(event.reasoning)
 
     def _shown(self, **fields: Any) -> dict[str, Any]:
         if self._ours is not None:
             self._ours.chunk(fields.get("text"))
         return _chunk(**fields)
+
+    def _thought(self, text: str) -> Any:
+        """LiteLLM's plain chunks have no place for one."""
+        if self._ours is not None:
+            self._ours.chunk()
+        delta = Delta(reasoning_content=text)
+        choice = StreamingChoices(index=0, delta=delta)
+        return ModelResponseStream(
+            id=f"chatcmpl-{self.call_id}", model=self.model, choices=[choice]
+        )
 
 
 @contextmanager
@@ -171,6 +184,7 @@ def response(given: Mapping[str, Any], completion: Completion) -> Any:
         role="assistant",
         content=message.text or None,
         tool_calls=[call.to_openai() for call in message.tool_calls] or None,
+        reasoning_content=message.reasoning,
     )
     made.usage = litellm.Usage(**convert.usage_numbers(completion.usage))
     return made

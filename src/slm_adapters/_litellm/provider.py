@@ -148,7 +148,7 @@ class SLMProvider(CustomLLM):  # type: ignore[misc]
             answer.finish(completion)
             return response(given, completion)
 
-    def streaming(self, *args: Any, **given: Any) -> Iterator[dict[str, Any]]:
+    def streaming(self, *args: Any, **given: Any) -> Iterator[Any]:
         cancel = threading.Event()
         with answering(given, self._find, stream=True) as answer:
             try:
@@ -157,7 +157,7 @@ class SLMProvider(CustomLLM):  # type: ignore[misc]
             finally:
                 cancel.set()
 
-    async def astreaming(self, *args: Any, **given: Any) -> AsyncIterator[dict[str, Any]]:
+    async def astreaming(self, *args: Any, **given: Any) -> AsyncIterator[Any]:
         with answering(given, self._find, stream=True) as answer:
             source = cast("AsyncGenerator[Any]", answer.engine.astream(answer.request))
             async with aclosing(source) as events:

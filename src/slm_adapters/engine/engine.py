@@ -89,10 +89,16 @@ class ToolCallDelta:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """A piece of a streamed answer: of its text, or of one of its tool calls."""
+    """A piece of a streamed answer: of its text, of a tool call, or of the thought before it."""
 
     text: str = ""
     tool_call: ToolCallDelta | None = None
+    reasoning: str = ""
+
+    @property
+    def answers(self) -> bool:
+        """Whether it is a part of the answer; a thought is none."""
+        return bool(self.text) or self.tool_call is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +135,7 @@ class ChatEngine:
     ) -> Iterator[Chunk | Completion]:
         """Yield chunks, then one ``Completion``; setting ``cancel`` stops within one step.
 
-        Joined, the chunks are its reply: the text, and every tool call.
+        Joined, the chunks are its reply: the text, every tool call, and the thought before them.
         """
         raise NotImplementedError(f"{type(self).__name__} must implement stream()")
 

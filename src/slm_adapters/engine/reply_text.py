@@ -74,45 +74,65 @@ class StopScanner:
 
 
 class ThinkFilter:
-    """Removes one ``<think>...</think>`` block at the start of a reply."""
+    """Takes one ``<think>...</think>`` block at the start of a reply out of its text."""
 
     _OPEN, _CLOSE = "<think>", "</think>"
 
     def __init__(self, *, thinking: bool = False) -> None:
         """``thinking``: the prompt already opened the block."""
         self.thinking = thinking
-        self._read = self._thought if thinking else self._start
-        self._held = ""
+        self._read = self._inside if thinking else self._start
+        self._held = self._thought = self._space = ""
+        self._begun = False
 
     def feed(self, text: str) -> str:
         """The text outside the block."""
         return self._read(text)
 
+    def thought(self) -> str:
+        """What is new of the text inside, without white space around it."""
+        new, self._thought = self._thought, ""
+        return new
+
     def flush(self) -> str:
-        """Text that only looked like the start of a block."""
+        """Text that only looked like the start of a block, or like its end."""
         held, self._held = self._held, ""
+        if self.thinking:
+            self._think(held)
         return "" if self.thinking else held
 
     def _start(self, text: str) -> str:
         self._held += text
         begun = self._held.lstrip()
         if begun.startswith(self._OPEN):
-            self.thinking, self._held, self._read = True, "", self._thought
-            return self._thought(begun[len(self._OPEN) :])
+            self.thinking, self._held, self._read = True, "", self._inside
+            return self._inside(begun[len(self._OPEN) :])
         if self._OPEN.startswith(begun):
             return ""
         self._read = self._plain
         return self.flush()
 
-    def _thought(self, text: str) -> str:
+    def _inside(self, text: str) -> str:
         self._held += text
         end = self._held.find(self._CLOSE)
         if end < 0:
-            self._held = self._held[len(self._held) - open_end(self._held, (self._CLOSE,)) :]
+            sure = len(self._held) - open_end(self._held, (self._CLOSE,))
+            self._think(self._held[:sure])
+            self._held = self._held[sure:]
             return ""
+        self._think(self._held[:end])
         rest = self._held[end + len(self._CLOSE) :]
         self.thinking, self._held, self._read = False, "", self._gap
         return self._gap(rest)
+
+    def _think(self, text: str) -> None:
+        text = self._space + text
+        if not self._begun:
+            text = text.lstrip()
+        told = text.rstrip()
+        self._space = text[len(told) :]
+        self._begun = self._begun or bool(told)
+        self._thought += told
 
     def _gap(self, text: str) -> str:
         text = text.lstrip()

@@ -100,6 +100,7 @@ class ReplyWriter:
         #: Of the opening, what a stream is still to show.
         self._lead = self._calls.feed(prompt.opening)
         self._shown: list[str] = []
+        self._thought: list[str] = []
         self._shown_calls = ShownCalls()
         self._visible = bool(prompt.opening)
         self._retried, self._refused = False, frozenset[int]()
@@ -149,6 +150,9 @@ class ReplyWriter:
         if self._stops.stopped:
             self._end = "stop"
         chunks: list[Chunk] = []
+        if thought := self._thoughts.thought():
+            self._thought.append(thought)
+            chunks.append(Chunk(reasoning=thought))
         if text:
             self._shown.append(text)
             chunks.append(Chunk(text=text))
@@ -183,6 +187,7 @@ class ReplyWriter:
         Raises for an empty reply, and for a call that a stream began and the reply does not have.
         """
         parsed = self._take_apart()
+        self._thought.append(thought := self._thoughts.thought())
         rest = parsed.content
         if self._json_only and not self._shown:
             rest = only_json(rest)
@@ -194,6 +199,8 @@ class ReplyWriter:
         calls = self._shown_calls.named(parsed.calls)
         completion = self._completion(self._reply(text, calls), model, timings, cached_tokens)
         deltas = self._shown_calls.rest(completion)
+        if thought:
+            yield Chunk(reasoning=thought)
         if rest:
             yield Chunk(text=rest)
         for delta in deltas:
@@ -220,7 +227,9 @@ class ReplyWriter:
 
     def _reply(self, text: str, calls: tuple[ToolCall, ...]) -> Reply:
         reason = "length" if self._end == "length" else "tool_call" if calls else "stop"
-        return Reply(Message("assistant", text or None, tool_calls=calls), reason)
+        thought = "".join(self._thought) or None
+        message = Message("assistant", text or None, tool_calls=calls, reasoning=thought)
+        return Reply(message, reason)
 
     def _completion(
         self, reply: Reply, model: str, timings: Timings, cached_tokens: int

@@ -176,7 +176,7 @@ class _Attempt:
         if self._router.logprobs:
             request = dataclasses.replace(request, logprobs=True)
         self.request = request
-        self._text: list[Chunk] = []
+        self._said: list[Chunk] = []
         self._calls, self._calls_wait = ShownCalls(), False
         self._started = time.monotonic()
         self._answer: Answer | None = None
@@ -186,8 +186,8 @@ class _Attempt:
         decides = self._router.decides
         if chunk.tool_call is None:
             if decides:
-                self._text.append(chunk)
-            return bool(chunk.text) and not decides
+                self._said.append(chunk)
+            return bool(chunk.text or chunk.reasoning) and not decides
         may_fail = self._routed.gives_way and not chunk.tool_call.certain
         self._calls_wait = self._calls_wait or decides or may_fail
         if not self._calls_wait:
@@ -197,7 +197,7 @@ class _Attempt:
     def held_back(self, completion: Completion) -> list[Chunk]:
         """What was not shown, now that the answer is accepted."""
         calls = [Chunk(tool_call=delta) for delta in self._calls.rest(completion)]
-        return [*self._text, *calls]
+        return [*self._said, *calls]
 
     def first(self, completion: Completion) -> Completion:
         """The answer, once its form and every check that needs no samples accept it."""

@@ -10,14 +10,13 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from ..calls import Message, Reply, Tool, ToolCall
+from ..calls import Reply, Tool, ToolCall
 from ..engine.engine import ChatRequest, Completion
 from ..engine.schema_check import mismatch, schema_problem
 from ..engine.tool_formats import find_marker
 from ..errors import EmptyReplyError, GenerationError, InvalidReplyError, InvalidToolError
 
 __all__ = ["check", "check_tools", "usable"]
-
 
 
 def usable(request: ChatRequest, completion: Completion) -> Completion:
@@ -49,7 +48,7 @@ def _cut(completion: Completion, stop: Sequence[str]) -> Completion:
     found = [at for at in (message.text.find(word) for word in stop if word) if at >= 0]
     if not found:
         return completion
-    kept = Message("assistant", message.text[: min(found)].rstrip())
+    kept = dataclasses.replace(message, content=message.text[: min(found)].rstrip())
     reply = Reply(kept, completion.reply.finish_reason)
     return dataclasses.replace(completion, reply=reply)
 

@@ -10,6 +10,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple, TypeAlias
 
 from ..calls import Content, Message, Reply, Tool, ToolCall
@@ -71,11 +72,11 @@ class Redaction:
         return self._redact is not None
 
     def apply(self, messages: Sequence[Message]) -> tuple[Message, ...]:
-        """The messages that may be kept."""
+        """The messages that may be kept; the redactor sees, and keeps, no thoughts."""
         if self._redact is None:
             return tuple(messages)
         try:
-            kept = tuple(self._redact(messages))
+            kept = tuple(self._redact([_without_thought(m) for m in messages]))
             if not all(isinstance(message, Message) for message in kept):
                 raise TypeError("a redactor returns Message objects")
             return kept
@@ -91,6 +92,10 @@ class Redaction:
         for reply in replies:
             messages = self.apply([reply.message])
             message = messages[0] if messages else Message(reply.message.role)
+            if messages and reply.message.reasoning:
+                # As a text of its own: a redactor of contents finds what it looks for.
+                thought = self.apply([Message(message.role, reply.message.reasoning)])
+                message = replace(message, reasoning=thought[0].text if thought else None)
             kept.append(Reply(message, reply.finish_reason))
         return tuple(kept)
 
@@ -98,6 +103,10 @@ class Redaction:
         """The same for tool arguments and results."""
         kept = self.apply([Message("tool", text)])
         return kept[0].text if kept else ""
+
+
+def _without_thought(message: Message) -> Message:
+    return replace(message, reasoning=None) if message.reasoning else message
 
 
 #: A message as plain values, in the order of ``Message``'s fields.
@@ -128,7 +137,10 @@ def input_parts(messages: Iterable[Message]) -> list[dict[str, Any]]:
 
 def output_parts(replies: Iterable[Reply]) -> list[dict[str, Any]]:
     """Answers as the conventions structure them."""
-    return [answered(row_of(reply.message), reply.finish_reason) for reply in replies]
+    return [
+        answered(row_of(reply.message), reply.finish_reason, reply.message.reasoning)
+        for reply in replies
+    ]
 
 
 def tool_definitions_json(tools: Iterable[Tool]) -> str:
@@ -160,9 +172,11 @@ def structured(row: Row) -> dict[str, Any]:
     return data
 
 
-def answered(row: Row, finish_reason: str | None) -> dict[str, Any]:
-    """One choice of an answer as the conventions structure it."""
+def answered(row: Row, finish_reason: str | None, reasoning: str | None = None) -> dict[str, Any]:
+    """One choice of an answer as the conventions structure it, the thought before the rest."""
     data = structured(row)
+    if reasoning:
+        data["parts"].insert(0, {"type": "reasoning", "content": reasoning})
     data["finish_reason"] = finish_reason
     return data
 

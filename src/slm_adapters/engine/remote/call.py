@@ -15,7 +15,15 @@ from ..engine import ChatRequest, Chunk, Completion, Timings
 from .errors import as_error, find_error, refused_fields, too_long_for_window
 from .http import Deadline, Rejected
 from .reply import ReplyReader
-from .request import Dialect, body_of, estimated_tokens, is_forced, learn, prompt_size
+from .request import (
+    Dialect,
+    body_of,
+    estimated_tokens,
+    is_forced,
+    learn,
+    prompt_size,
+    thinks_by_name,
+)
 
 if TYPE_CHECKING:
     from .engine import RemoteEngine
@@ -53,9 +61,22 @@ class RemoteCall:
             body = self._body_with(limit)
         self._body = body
         self._began = self._first = time.monotonic()
-        return ReplyReader(
-            self.request, thinking=self._dialect.thinks_unasked, streams=self.stream
-        )
+        opened, may_think = await self._thinks(body)
+        return ReplyReader(self.request, thinking=opened, may_think=may_think, streams=self.stream)
+
+    async def _thinks(self, body: dict[str, Any]) -> tuple[bool, bool]:
+        """Whether the prompt opens a thinking block, and whether a stream has yet to show it.
+
+        A whole reply shows it by itself.
+        """
+        known = self._dialect.thinks_unasked
+        if not self.stream or known is not None:
+            return bool(known), False
+        opens = await self.engine.opens_thought(body, self.deadline)
+        if opens is False:
+            self._thinks_unasked(False)
+        may_think = thinks_by_name(self.engine.wire_name) if opens is None else opens
+        return bool(opens), may_think
 
     def _body_with(self, limit: int | None) -> dict[str, Any]:
         name, dialect = self.engine.wire_name, self._dialect
@@ -106,7 +127,7 @@ class RemoteCall:
                 if data is None:
                     continue
                 for chunk in self._feed(reader, data):
-                    self._shown = True
+                    self._shown = self._shown or chunk.answers
                     yield chunk
                 if reader.stopped:
                     return
@@ -125,9 +146,13 @@ class RemoteCall:
         if self._first == self._began:
             self._first = time.monotonic()
         if not self.stream and not self._dialect.thinks_unasked and _ends_a_thought(data):
-            self._remember(dataclasses.replace(self._dialect, thinks_unasked=True))
+            self._thinks_unasked(True)
             reader.begin_thinking()
         return reader.feed(data)
+
+    def _thinks_unasked(self, thinks: bool | None) -> None:
+        if thinks is not None and thinks != self._dialect.thinks_unasked:
+            self._remember(dataclasses.replace(self._dialect, thinks_unasked=thinks))
 
     def ask_differently(self, rejected: Rejected) -> None:
         """Change the request to what the server takes, or raise what its error means."""
@@ -179,6 +204,7 @@ class RemoteCall:
     def account(self, reader: ReplyReader, reply: Reply) -> Completion:
         """The completion; raises for an empty reply and for a prompt that the server cut."""
         engine, http = self.engine, self._server.http
+        self._thinks_unasked(reader.began_thinking)
         prompt_tokens = self._counted or estimated_tokens(self._body)
         completion = reader.completion(reply, engine.name, prompt_tokens, self._timings(reader))
         facts = {**engine.facts, semconv.PROVIDER_NAME: engine.provider, **completion.attributes}

@@ -1,4 +1,4 @@
-"""Counting a remote prompt with a tokenizer that is here, for servers that do not count."""
+"""A remote prompt by a tokenizer that is here, for servers that do not count or show it."""
 
 from __future__ import annotations
 
@@ -11,18 +11,19 @@ from ...errors import MissingExtraError, ModelLoadError
 from ..checkpoint import locate
 from ..tokenizing import encoder, render_chat, tools_keyword
 
-__all__ = ["count_with"]
+__all__ = ["count_with", "prompt_with"]
 
 
 def count_with(name: str, body: dict[str, Any]) -> int:
     """Prompt tokens of a request's body by the tokenizer and chat template of ``name``."""
+    return len(encoder(_tokenizer(name)[0])(prompt_with(name, body)))
+
+
+def prompt_with(name: str, body: dict[str, Any]) -> str:
+    """The prompt that the chat template of ``name`` makes of a request's body."""
     tokenizer, keyword = _tokenizer(name)
     messages = [_with_objects(message) for message in body["messages"]]
-    return len(
-        encoder(tokenizer)(
-            render_chat(tokenizer, keyword, messages, body.get("tools") or None, True)
-        )
-    )
+    return render_chat(tokenizer, keyword, messages, body.get("tools") or None, True)
 
 
 @lru_cache(maxsize=8)

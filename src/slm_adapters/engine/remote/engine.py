@@ -155,6 +155,17 @@ class RemoteEngine(ChatEngine):
             return await deadline.within(asyncio.to_thread(count_with, self.tokenizer, body))
         return await self.server.count(self.wire_name, body, deadline)
 
+    async def opens_thought(self, body: dict[str, Any], deadline: Deadline) -> bool | None:
+        """Whether the prompt ends inside a thinking block; None where nobody can tell."""
+        prompt: str | None
+        if self.tokenizer is not None:
+            from .counting import prompt_with
+
+            prompt = await deadline.within(asyncio.to_thread(prompt_with, self.tokenizer, body))
+        else:
+            prompt = await self.server.prompt_end(self.wire_name, body, deadline)
+        return None if prompt is None else prompt.rstrip().endswith("<think>")
+
 
 def _rebuild(
     base_url: str, model: str, adapter: str | None, window: int | None, tokenizer: str | None

@@ -50,23 +50,38 @@ class ReplyReader:
     """One answer. ``feed`` the server's objects; ``finish`` gives what was held back."""
 
     def __init__(
-        self, request: ChatRequest, *, thinking: bool = False, streams: bool = True
+        self,
+        request: ChatRequest,
+        *,
+        thinking: bool = False,
+        may_think: bool = False,
+        streams: bool = True,
     ) -> None:
-        """``streams``: somebody is shown the reply before it is complete."""
+        """``thinking``: the prompt opened a thinking block; ``may_think``: the server may tell
+        thoughts apart by itself, or the model may have begun one.
+
+        ``streams``: somebody is shown the reply before it is complete.
+        """
         self._streams = streams
+        #: Content of which it is not decided whether it is a thought; None once that is clear.
+        self._undecided: str | None = "" if may_think else None
+        #: Whether the reply began inside a thought; None where that is not clear.
+        self.began_thinking: bool | None = None
         offered = offered_tools(request)
         self._schemas = {tool.name: tool.parameters for tool in offered}
         kind = (request.response_format or {}).get("type", "text")
         self._json_only = kind != "text"
         self._forced = is_forced(request)
-        self._thoughts = ThinkFilter(thinking=thinking)
+        self._opened = thinking
+        self._thoughts = ThinkFilter(thinking=thinking and not may_think)
         self._stops = StopScanner(request.stop)
         self._held = HoldBack(tools=bool(offered), everything=self._json_only or self._forced)
         self._reader = CallStream(self._schemas)
         self._shown_calls = ShownCalls()
         self._calls: list[_ServerCall] = []
         self._shown: list[str] = []
-        self._rest = ""
+        self._reasoning: list[str] = []
+        self._rest = Chunk()
         self._written = self._thought = 0
         self._logprobs: list[float] = []
         self.model: str | None = None
@@ -84,6 +99,27 @@ class ReplyReader:
         """The reply begins inside a thinking block that the prompt opened."""
         self._thoughts = ThinkFilter(thinking=True)
 
+    def _decide(self, content: str, *, told_apart: bool, ends: bool = False) -> str:
+        """The content that is clearly a thought, or clearly none.
+
+        ``told_apart``: the server itself tells thoughts from text.
+        """
+        if self._undecided is None:
+            return content
+        self._undecided += content
+        begun = self._undecided.lstrip()
+        if "</think>" in begun and not begun.startswith("<think>"):
+            self.began_thinking = True
+            self.begin_thinking()
+        elif ends and self._opened and self.reason == "length":
+            self.begin_thinking()
+        elif told_apart or ends or begun.startswith("<think>"):
+            self.began_thinking = False
+        else:
+            return ""
+        content, self._undecided = self._undecided, None
+        return content
+
     def feed(self, data: dict[str, Any]) -> list[Chunk]:
         """What one object of the answer makes visible."""
         self.model = data.get("model") or self.model
@@ -99,10 +135,15 @@ class ReplyReader:
     def _read(self, delta: dict[str, Any]) -> list[Chunk]:
         chunks: list[Chunk] = []
         thought = delta.get("reasoning_content") or delta.get("reasoning")
-        self._thought += len(thought) if isinstance(thought, str) else 0
+        thought = thought if isinstance(thought, str) else ""
+        self._thought += len(thought)
         content = _text(delta.get("content"))
         self._written += len(content)
+        content = self._decide(content, told_apart=bool(thought))
         text = self._held.feed(self._stops.feed(self._thoughts.feed(content)))
+        if thought := thought + self._thoughts.thought():
+            self._reasoning.append(thought)
+            chunks.append(Chunk(reasoning=thought))
         if text:
             self._shown.append(text)
             chunks.append(Chunk(text=text))
@@ -147,7 +188,9 @@ class ReplyReader:
 
     def finish(self) -> Reply:
         """The whole reply, which may be empty."""
-        tail = self._stops.feed(self._thoughts.flush()) + self._stops.flush()
+        left = self._thoughts.feed(self._decide("", told_apart=False, ends=True))
+        tail = self._stops.feed(left + self._thoughts.flush()) + self._stops.flush()
+        self._reasoning.append(thought := self._thoughts.thought())
         undecided = self._held.feed(tail) + self._held.flush()
         cut_off = self.reason == "length" and not self.stopped
         calls, rest = self._server_calls(cut_off), undecided
@@ -160,17 +203,21 @@ class ReplyReader:
             rest = only_json(rest)
         if calls and not rest.strip():
             rest = ""
-        self._rest = rest
+        self._rest = Chunk(text=rest, reasoning=thought)
         text, calls = "".join(self._shown) + rest, self._shown_calls.named(calls)
         reason = "length" if cut_off else "tool_call" if calls else self._why_ended()
-        return Reply(Message("assistant", text or None, tool_calls=calls), reason)
+        reasoning = "".join(self._reasoning) or None
+        message = Message("assistant", text or None, tool_calls=calls, reasoning=reasoning)
+        return Reply(message, reason)
 
     def held_back(self, completion: Completion) -> list[Chunk]:
         """What was not shown of the finished reply.
 
         Raises ``InvalidReplyError`` for a call that a stream began and the reply does not have.
         """
-        chunks = [Chunk(text=self._rest)] if self._rest else []
+        text, thought = self._rest.text, self._rest.reasoning
+        chunks = [Chunk(reasoning=thought)] if thought else []
+        chunks += [Chunk(text=text)] if text else []
         return chunks + [Chunk(tool_call=delta) for delta in self._shown_calls.rest(completion)]
 
     def _why_ended(self) -> str:

@@ -7,6 +7,7 @@ call or the tools themselves then go into the prompt, as they do for a local mod
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
@@ -26,6 +27,7 @@ __all__ = [
     "offered_tools",
     "prompt_size",
     "short_name",
+    "thinks_by_name",
 ]
 
 #: Ever plainer messages for templates that refuse the fuller ones.
@@ -47,13 +49,13 @@ _MUST_CALL = "Answer with a call of {which} and nothing else."
 class Dialect:
     """What is known of a server's habits. ``shape``: which of the message shapes it takes.
 
-    ``thinks_unasked``: replies begin inside a thinking block that the prompt opened.
+    ``thinks_unasked``: replies begin inside a thinking block that the prompt opened; None: unknown.
     ``tools_seen``: its template was seen to put tools into the prompt.
     """
 
     refused: frozenset[str] = frozenset()
     shape: int = 0
-    thinks_unasked: bool = False
+    thinks_unasked: bool | None = None
     tools_seen: bool = False
 
 
@@ -179,6 +181,16 @@ def estimated_tokens(body: dict[str, Any]) -> int:
 def _said(message: dict[str, Any]) -> str:
     calls = (call["function"]["arguments"] for call in message.get("tool_calls", ()))
     return "\n".join((message.get("content") or "", *calls))
+
+
+_THINKERS = re.compile(
+    r"(?<![a-z])(?:r1|qwq|think|thinking|reason|reasoning|reasoner)(?![a-z])", re.I
+)
+
+
+def thinks_by_name(name: str) -> bool:
+    """Whether the name says of a model that it thinks before it answers."""
+    return _THINKERS.search(name) is not None
 
 
 def short_name(name: str) -> str:

@@ -31,6 +31,8 @@ _OWNERS = {
     "system": "openai",
 }
 _PORTS = {11434: "ollama", 1234: "lm_studio"}
+#: Of a prompt, enough to see whether it opens a thinking block.
+_LAST_TOKENS = 16
 #: A server of no kind we know.
 _ANY = "openai_compatible"
 
@@ -130,6 +132,15 @@ class Server:
             return None
         return None
 
+    async def prompt_end(self, name: str, body: dict[str, Any], deadline: Deadline) -> str | None:
+        """How the prompt ends that the server makes of a request's body; None: it does not say."""
+        ask = _PROMPTS.get(self.provider)
+        if ask is None:
+            return None
+        with contextlib.suppress(Rejected, UnreachableServerError, TypeError, KeyError):
+            return str(await ask(self.http, name, body, deadline))
+        return None
+
 
 def _llama_cpp_window(answer: Any, name: str) -> Any:
     return answer["default_generation_settings"]["n_ctx"]
@@ -153,23 +164,38 @@ _WINDOWS: dict[str, tuple[str, Callable[[Any, str], Any]]] = {
 }
 
 
-async def _vllm_count(http: Http, name: str, body: dict[str, Any], deadline: Deadline) -> int:
+async def _vllm_tokens(http: Http, name: str, body: dict[str, Any], deadline: Deadline) -> Any:
     asked = {"model": name, "messages": body["messages"], "add_generation_prompt": True}
     if body.get("tools"):
         asked["tools"] = body["tools"]
-    return int((await http.post(f"{http.root}/tokenize", asked, deadline))["count"])
+    return await http.post(f"{http.root}/tokenize", asked, deadline)
 
 
-async def _llama_cpp_count(http: Http, name: str, body: dict[str, Any], deadline: Deadline) -> int:
+async def _vllm_count(http: Http, name: str, body: dict[str, Any], deadline: Deadline) -> int:
+    return int((await _vllm_tokens(http, name, body, deadline))["count"])
+
+
+async def _vllm_prompt_end(http: Http, name: str, body: dict[str, Any], deadline: Deadline) -> Any:
+    tokens = (await _vllm_tokens(http, name, body, deadline))["tokens"][-_LAST_TOKENS:]
+    asked = {"model": name, "tokens": tokens}
+    return (await http.post(f"{http.root}/detokenize", asked, deadline))["prompt"]
+
+
+async def _llama_cpp_prompt(http: Http, name: str, body: dict[str, Any], deadline: Deadline) -> Any:
     asked = {"messages": body["messages"]}
     if body.get("tools"):
         asked["tools"] = body["tools"]
-    prompt = (await http.post(f"{http.root}/apply-template", asked, deadline))["prompt"]
+    return (await http.post(f"{http.root}/apply-template", asked, deadline))["prompt"]
+
+
+async def _llama_cpp_count(http: Http, name: str, body: dict[str, Any], deadline: Deadline) -> int:
+    prompt = await _llama_cpp_prompt(http, name, body, deadline)
     asked = {"content": prompt, "add_special": True, "parse_special": True}
     return len((await http.post(f"{http.root}/tokenize", asked, deadline))["tokens"])
 
 
 _COUNTERS = {"vllm": _vllm_count, "llama_cpp": _llama_cpp_count}
+_PROMPTS = {"vllm": _vllm_prompt_end, "llama_cpp": _llama_cpp_prompt}
 
 _servers: weakref.WeakValueDictionary[tuple[str, str | None], Server] = (
     weakref.WeakValueDictionary()

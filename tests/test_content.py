@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
@@ -60,6 +61,48 @@ def test_each_mode_puts_content_where_it_says(
         assert asked[0]["parts"][0]["content"] == "SECRET"
         assert record.attributes["gen_ai.tool.definitions"][0]["name"] == "look"
         assert record.attributes["gen_ai.usage.input_tokens"] == 2
+
+
+@pytest.mark.parametrize("mode", ["NO_CONTENT", "SPAN_AND_EVENT"])
+def test_t6_thoughts_are_content(spans, events, monkeypatch, mode) -> None:
+    """A part of the answer's message, before its text, where content is captured at all."""
+    monkeypatch.setenv(semconv.CAPTURE_CONTENT_VARIABLE, mode)
+    recorder = Recorder(tracer_provider=spans.provider, logger_provider=events.provider)
+    call = recorder.open(framework="x", model="m", messages=[Message("user", "q")])
+    answer = Message("assistant", "Four.", reasoning="two and two")
+    call.finish([Reply(answer, "stop")], Usage(2, 5, reasoning_tokens=3))
+    span = spans.one("chat m")
+    assert span.attributes["gen_ai.usage.reasoning.output_tokens"] == 3
+    if mode == "NO_CONTENT":
+        assert "two and two" not in str(span.attributes)
+        assert not events.get_finished_logs()
+        return
+    parts = [
+        {"type": "reasoning", "content": "two and two"},
+        {"type": "text", "content": "Four."},
+    ]
+    assert json.loads(span.attributes["gen_ai.output.messages"])[0]["parts"] == parts
+    (event,) = events.get_finished_logs()
+    assert [dict(p) for p in event.log_record.attributes["gen_ai.output.messages"][0]["parts"]] == (
+        parts
+    )
+
+
+def test_t6_a_redactor_of_contents_redacts_thoughts() -> None:
+    """They pass through it as texts of their own; one that drops the answer drops its thought."""
+
+    def scrub(messages):
+        return [dataclasses.replace(m, content=m.text.replace("SECRET", "***")) for m in messages]
+
+    answer = Reply(Message("assistant", "It is SECRET.", reasoning="Say SECRET?"), "stop")
+    (kept,) = content.Redaction(scrub).apply_to_replies([answer])
+    assert kept == Reply(Message("assistant", "It is ***.", reasoning="Say ***?"), "stop")
+    (kept,) = content.Redaction(lambda messages: []).apply_to_replies([answer])
+    assert kept.message == Message("assistant")
+    (kept,) = content.Redaction(lambda messages: 1 / 0).apply_to_replies([answer])
+    assert "SECRET" not in str(kept)
+    history = [Message("assistant", "SECRET", reasoning="SECRET")]
+    assert "SECRET" not in str(content.Redaction(scrub).apply(history))
 
 
 def test_t27_a_prompt_of_two_megabytes_stays_valid_json(spans, monkeypatch) -> None:

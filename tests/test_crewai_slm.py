@@ -465,6 +465,26 @@ def test_t17_a_stream_shows_its_chunks_in_order_and_ends_the_same(events):
     assert (so_far[0], so_far[-1]) == ("", CALL.arguments)
 
 
+async def test_t6_thoughts_are_events_of_their_own(events):
+    """CrewAI's thinking chunks, in streams; never a part of the answer."""
+    engine = ScriptedModel(["<think>two and two</think>Four."])
+    slm = SLM(engine, stream=True)
+    assert slm.call("x") == await slm.acall("x") == "Four."
+    assert SLM(engine).call("x") == "Four."
+    told = [event.chunk for event in events if event.type == "llm_thinking_chunk"]
+    assert told == ["two", " and", " two"] * 2
+    said = [event.chunk for event in events if event.type == "llm_stream_chunk"]
+    assert said == ["Four."] * 2
+    ended = [event for event in events if event.type == "llm_call_completed"]
+    assert [event.usage["reasoning_tokens"] for event in ended] == [3, 3, 3]
+
+
+def test_t6_after_a_thought_another_model_may_answer():
+    """Nothing of an answer was shown yet."""
+    slm = SLM(ScriptedModel(["<think>hm</think>"]), fallback=HostedLLM(), stream=True)
+    assert slm.call("x") == "hosted answer"
+
+
 async def test_t17_an_asynchronous_stream_does_the_same(events):
     """acall with stream on."""
     assert await SLM(ScriptedModel(["one two"]), stream=True).acall("x") == "one two"

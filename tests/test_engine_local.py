@@ -176,11 +176,15 @@ def test_t2_a_stop_string_at_the_start_is_an_error_that_says_so(taught: Path) ->
         load_engine(taught).complete(ask("react", stop=("Thought",)))
 
 
-def test_t6_thinking_is_counted_and_not_shown(taught: Path) -> None:
-    """The reply is the answer; the thought is reasoning tokens."""
+def test_t6_thinking_is_counted_and_told_apart(taught: Path) -> None:
+    """The text is the answer; the thought is reasoning, in tokens and in words."""
     chunks, completion = streamed(load_engine(taught), ask("think"))
     assert completion.reply.message.content == "Forty-two."
     assert "".join(chunk.text for chunk in chunks) == "Forty-two."
+    assert completion.reply.message.reasoning == "Hm, let me see."
+    assert "".join(chunk.reasoning for chunk in chunks) == "Hm, let me see."
+    assert sum(bool(chunk.reasoning) for chunk in chunks) > 3
+    assert not any(chunk.reasoning and chunk.text for chunk in chunks)
     assert completion.usage.reasoning_tokens
     assert completion.usage.reasoning_tokens < completion.usage.output_tokens
 
@@ -194,8 +198,10 @@ def test_t6_a_template_that_opens_the_thought(tmp_path: Path) -> None:
         ),
     )
     teach(folder, {"q": "Let me see.\n</think>\n\nSeven."})
-    completion = load_engine(folder).complete(ask("q"))
+    chunks, completion = streamed(load_engine(folder), ask("q"))
     assert completion.reply.message.content == "Seven."
+    assert completion.reply.message.reasoning == "Let me see."
+    assert "".join(chunk.reasoning for chunk in chunks) == "Let me see."
 
 
 def scripted_tokens(engine: ChatEngine, monkeypatch: Any, *tokens: str) -> list[Any]:

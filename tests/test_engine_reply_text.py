@@ -118,6 +118,30 @@ def test_t6_thoughts_are_removed(text: str, thinking: bool, expected: str, seed:
 
 @pytest.mark.parametrize("seed", range(10))
 @pytest.mark.parametrize(
+    ("text", "thinking", "expected"),
+    [
+        ("<think>\nhm\n</think>\n\nYes.", False, "hm"),
+        ("  \n<think>one\n\n two </thin ki</think>Yes.", False, "one\n\n two </thin ki"),
+        ("\nhm\n</think>\nYes.", True, "hm"),
+        ("No thought <think>here</think>", False, ""),
+        ("<think>never closed </th", False, "never closed </th"),
+        ("<think>\n\n</think>x", False, ""),
+        ("<think>a</think>b</think>c", False, "a"),
+    ],
+)
+def test_t6_thoughts_are_told(text: str, thinking: bool, expected: str, seed: int) -> None:
+    """All of the block, without white space around it, as soon as it is certain."""
+    thoughts, told = ThinkFilter(thinking=thinking), ""
+    for piece in splits(text, seed):
+        thoughts.feed(piece)
+        told += thoughts.thought()
+        assert expected.startswith(told)
+    thoughts.flush()
+    assert told + thoughts.thought() == expected
+
+
+@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize(
     ("text", "shown"),
     [
         ("Plain text < 5 and [x] or `code`.", "Plain text < 5 and [x] or `code`."),

@@ -148,6 +148,38 @@ async def test_streams_add_up_to_the_invoked_message() -> None:
         assert (await model.ainvoke("q")).content == whole.content
 
 
+async def test_t6_thoughts_are_reasoning_and_no_content() -> None:
+    """In ``additional_kwargs``, where LangChain's own integrations put them, and so a block."""
+    model = ChatSLM(ScriptedModel(["<think>two and two</think>Four."]))
+    whole, chunks = model.invoke("q"), list(model.stream("q"))
+    achunks = [chunk async for chunk in model.astream("q")]
+    blocks = [{"type": "reasoning", "reasoning": "two and two"}, {"type": "text", "text": "Four."}]
+    for said in (whole, sum(chunks[1:], chunks[0]), sum(achunks[1:], achunks[0])):
+        assert said.content == "Four."
+        assert said.additional_kwargs == {"reasoning_content": "two and two"}
+        assert said.content_blocks == blocks
+        assert said.usage_metadata["output_token_details"] == {"reasoning": 3}
+    assert chunks[0].content_blocks == [{"type": "reasoning", "reasoning": "two"}]
+    version_1 = ChatSLM(ScriptedModel(["<think>two and two</think>Four."]), output_version="v1")
+    assert version_1.invoke("q").content == blocks
+    events = [event["event"] for event in model.stream_events("q", version="v3")]
+    assert events.count("content-block-start") == 2
+
+
+async def test_t6_a_thought_is_not_sent_again_and_forfeits_no_fallback() -> None:
+    """A thought is no part of the answer: after one another model may still answer."""
+    engine = ScriptedModel(["<think>two and two</think>Four.", "<think>hm</think>"])
+    model = ChatSLM(engine, fallback=HostedChat())
+    first = model.invoke("q")
+    model.invoke([HumanMessage("q"), first, HumanMessage("more")])
+    assert engine.requests[1].messages[1].text == "Four."
+    assert engine.requests[1].messages[1].reasoning is None
+    model = ChatSLM(ScriptedModel(["<think>hm</think>"]), fallback=HostedChat())
+    chunks = list(model.stream("q"))
+    assert chunks[0].additional_kwargs == {"reasoning_content": "hm"}
+    assert "".join(str(chunk.content) for chunk in chunks) == "a hosted answer"
+
+
 def test_tool_calls_stream_in_pieces() -> None:
     """The first has id, name and index, the others pieces of the arguments' JSON."""
     chunks = list(ChatSLM(ScriptedModel([ADD])).bind_tools([add]).stream("q"))

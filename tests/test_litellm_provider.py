@@ -115,6 +115,25 @@ async def test_tools_in_every_way() -> None:
     assert built.choices[0].finish_reason == "tool_calls"
 
 
+async def test_t6_thoughts_are_reasoning_content() -> None:
+    """Of the message, and of a stream's deltas; what LiteLLM puts together has them too."""
+    serve("<think>two and two</think>Four.")
+    ask = {"model": "slm/one", "messages": QUESTION}
+    plain = litellm.completion(**ask)
+    chunks = list(litellm.completion(**ask, stream=True))
+    achunks = [chunk async for chunk in await litellm.acompletion(**ask, stream=True)]
+    for answer in (plain, litellm.stream_chunk_builder(chunks)):
+        message = answer.choices[0].message
+        assert (message.content, message.reasoning_content) == ("Four.", "two and two")
+    assert plain.usage.completion_tokens_details.reasoning_tokens == 3
+    for made in (chunks, achunks):
+        deltas = [chunk.choices[0].delta for chunk in made]
+        thoughts = [getattr(delta, "reasoning_content", None) for delta in deltas]
+        assert [thought for thought in thoughts if thought] == ["two", " and", " two"]
+        assert text_of(made) == "Four."
+        assert len({chunk.id for chunk in made}) == 1
+
+
 def test_response_format_is_asked_for_and_checked() -> None:
     """A schema reaches the engine; an answer that breaks it is not returned."""
     engine = serve('{"a": 1}', '{"a": "no"}')

@@ -18,6 +18,7 @@ from fake_servers import call, chunk, fake_server, message, usage_chunk
 from hypothesis import given as any_of
 from hypothesis import strategies as st
 from streams import calls_of
+from tiny_models import CHATML, tiny_model
 
 from slm_adapters import errors
 from slm_adapters.calls import Message, Tool, ToolCall
@@ -597,19 +598,111 @@ def test_t6_thinking_is_no_content() -> None:
         with fake_server(lambda body, given=given: (200, given)) as server:
             answer = remote(server).complete(ask())
             assert (answer.reply.message.text, answer.usage.reasoning_tokens) == ("Four.", 7)
+            assert answer.reply.message.reasoning == "two and two"
     pieces = [chunk("<thi"), chunk("nk>hm</think>\n\nFour."), chunk(reason="stop")]
     with fake_server(lambda body: pieces) as server:
-        assert whole(remote(server).stream(ask()))[0] == "Four."
-
-    def opened(body):
-        if body["stream"]:
-            return [chunk("hm"), chunk("</think>Four."), chunk(reason="stop")]
-        return 200, message("hm</think>\n\nFour.")
-
-    with fake_server(opened) as server:
+        text, _, last = whole(remote(server).stream(ask()))
+        assert (text, last.reply.message.reasoning) == ("Four.", "hm")
+    with fake_server(opened()) as server:
         engine = remote(server)
         assert engine.complete(ask()).reply.message.text == "Four."
         assert whole(engine.stream(ask()))[0] == "Four."
+
+
+def opened(thought: str = "hm", *, said: str = "Four.", reason: str = "stop"):
+    """A server whose template opens the thinking block, and that does not tell it apart."""
+
+    def chat(body):
+        if body["stream"]:
+            closing = [chunk("</think>\n\n" + said)] if said else []
+            return [chunk(thought), *closing, chunk(reason=reason), "data: [DONE]"]
+        return 200, message(f"{thought}</think>\n\n{said}")
+
+    return chat
+
+
+def thought_and_text(engine) -> tuple[str, str]:
+    *chunks, last = engine.stream(ask())
+    text = "".join(piece.text for piece in chunks)
+    thought = "".join(piece.reasoning for piece in chunks)
+    said = last.reply.message
+    assert (text, thought) == (said.text, said.reasoning or "")
+    return thought, text
+
+
+LLAMA_CPP = {"software": "llama.cpp", "models": [{"id": "fake", "owned_by": "llamacpp"}]}
+
+
+@pytest.mark.parametrize(
+    ("name", "serving"),
+    [
+        (
+            "fake",
+            LLAMA_CPP
+            | {"routes": {"/apply-template": lambda body: {"prompt": "<|assistant|><think>\n"}}},
+        ),
+        (
+            "qwen3-4b",
+            {
+                "models": VLLM,
+                "routes": {
+                    "/tokenize": lambda body: {"count": 900, "tokens": [*range(900)]},
+                    "/detokenize": lambda body: {
+                        "prompt": "assistant <think>\n" if body["tokens"][-1] == 899 else "?"
+                    },
+                },
+            },
+        ),
+        ("DeepSeek-R1-Distill-Qwen-1.5B", {}),
+    ],
+)
+def test_t6_the_first_stream_shows_no_thought_that_the_prompt_opened(name, serving) -> None:
+    """The server's own template, or the model's name, says that it may think; then it shows."""
+    with fake_server(opened("hm, two and two"), **serving) as server:
+        engine = remote(server, name)
+        assert thought_and_text(engine) == ("hm, two and two", "Four.")
+        asked = len(server.requests)
+        first = next(engine.stream(ask()))
+        assert first == Chunk(reasoning="hm, two and two")  # known now: told as it comes
+        assert len(server.requests) == asked + 1
+
+
+def test_t6_a_tokenizer_that_is_here_tells_it_too(tmp_path) -> None:
+    """Its chat template makes the prompt that the server's makes."""
+    ending = "assistant\\n' }}{%- endif"
+    folder = tiny_model(
+        tmp_path, chat_template=CHATML.replace(ending, ending[:11] + "<think>'}}{%- endif")
+    )
+    with fake_server(opened()) as server:
+        assert thought_and_text(remote(server, tokenizer=str(folder))) == ("hm", "Four.")
+
+
+def test_t6_a_server_that_tells_thoughts_apart_is_believed() -> None:
+    """Also where the prompt opens the block: its content is the answer, from the first on."""
+    template = {"/apply-template": lambda body: {"prompt": "<think>"}}
+    pieces = [chunk(reasoning_content="two "), chunk(reasoning_content="and two"), chunk("Four.")]
+    end = [chunk(reason="stop"), "data: [DONE]"]
+    with fake_server(lambda body: [*pieces, *end], routes=template, **LLAMA_CPP) as server:
+        engine = remote(server)
+        for _ in range(2):
+            assert thought_and_text(engine) == ("two and two", "Four.")
+    with fake_server(
+        lambda body: [chunk("Fo"), chunk("ur."), *end], **LLAMA_CPP, routes=template
+    ) as server:
+        engine = remote(server)
+        assert thought_and_text(engine) == ("", "Four.")
+        assert next(engine.stream(ask())) == Chunk("Fo")  # known now: nothing is held back
+
+
+def test_t6_a_thought_that_the_limit_cut_off_is_no_answer() -> None:
+    """Where the prompt opened it; with no text at all the error says where the tokens went."""
+    template = {"/apply-template": lambda body: {"prompt": "<think>"}}
+    chat = opened(said="", reason="length")
+    with (
+        fake_server(chat, routes=template, **LLAMA_CPP) as server,
+        pytest.raises(errors.EmptyReplyError, match="thinking"),
+    ):
+        list(remote(server).stream(ask()))
 
 
 def test_t1_text_after_a_stop_string_never_passes() -> None:

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 
 from .calls import Call, Message, Reply, Tool, ToolCall, Usage
 from .engine.engine import ChatEngine, ChatRequest, Chunk, Completion, ToolCallDelta
+from .engine.reply_text import ThinkFilter
 from .errors import CancelledGenerationError
 from .telemetry.recorder import global_hooks
 
@@ -30,7 +31,7 @@ class ScriptedModel(ChatEngine):
     """Answers from a list, in order and then again from the start, or from a function.
 
     Tokens are whitespace-separated words, in streams also those of a call's arguments.
-    ``requests`` keeps what was asked.
+    A text may begin with a thought in ``<think>`` tags. ``requests`` keeps what was asked.
     """
 
     def __init__(
@@ -51,19 +52,22 @@ class ScriptedModel(ChatEngine):
         answer = script(request) if callable(script) else script[turn % len(script)]
         if isinstance(answer, Exception):
             raise answer
-        text, calls = _split(answer)
+        thought, text, calls = _split(answer)
+        for piece in _words(thought):
+            yield Chunk(reasoning=piece)
         for index, word in enumerate(text.split(" ") if text else ()):
             if cancel is not None and cancel.is_set():
                 raise CancelledGenerationError("the caller cancelled this scripted answer.")
             yield Chunk(text=word if index == 0 else " " + word)
         for index, call in enumerate(calls):
             yield Chunk(tool_call=ToolCallDelta(index, call.id, call.name))
-            for piece in re.findall(r"\s*\S+|\s+", call.arguments):
+            for piece in _words(call.arguments):
                 yield Chunk(tool_call=ToolCallDelta(index, arguments=piece))
-        message = Message("assistant", text or None, tool_calls=calls)
+        message = Message("assistant", text or None, tool_calls=calls, reasoning=thought or None)
         usage = Usage(
             self.count_tokens(request.messages, request.tools),
-            len(text.split()) + 8 * len(calls),
+            len(thought.split()) + len(text.split()) + 8 * len(calls),
+            reasoning_tokens=len(thought.split()) or None,
             source="tokenizer",
         )
         yield Completion(Reply(message, "tool_call" if calls else "stop"), usage, self.name)
@@ -72,10 +76,17 @@ class ScriptedModel(ChatEngine):
         return sum(len(m.text.split()) for m in messages) + 8 * len(tools)
 
 
-def _split(answer: str | ToolCall | Sequence[ToolCall]) -> tuple[str, tuple[ToolCall, ...]]:
+def _split(answer: str | ToolCall | Sequence[ToolCall]) -> tuple[str, str, tuple[ToolCall, ...]]:
+    """Thought, text and calls."""
     if isinstance(answer, str):
-        return answer, ()
-    return "", (answer,) if isinstance(answer, ToolCall) else tuple(answer)
+        thoughts = ThinkFilter()
+        text = thoughts.feed(answer) + thoughts.flush()
+        return thoughts.thought(), text, ()
+    return "", "", (answer,) if isinstance(answer, ToolCall) else tuple(answer)
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"\s*\S+|\s+", text)
 
 
 @contextmanager

@@ -188,8 +188,9 @@ class ReplyReader:
 
     def finish(self) -> Reply:
         """The whole reply, which may be empty."""
-        left = self._thoughts.feed(self._decide("", told_apart=False, ends=True))
-        tail = self._stops.feed(left + self._thoughts.flush()) + self._stops.flush()
+        left = self._decide("", told_apart=False, ends=True)
+        left = self._thoughts.feed(left) + self._thoughts.flush()
+        tail = self._stops.feed(left) + self._stops.flush()
         self._reasoning.append(thought := self._thoughts.thought())
         undecided = self._held.feed(tail) + self._held.flush()
         cut_off = self.reason == "length" and not self.stopped

@@ -33,6 +33,7 @@ messages = st.builds(
     tool_calls=st.lists(tool_calls, max_size=2).map(tuple),
     tool_call_id=st.none() | texts,
     name=st.none() | texts,
+    reasoning=st.none() | texts.filter(bool),
 )
 tools = st.builds(
     Tool, texts, texts, st.just({"type": "object", "properties": {"x": {"type": "string"}}})

@@ -469,12 +469,14 @@ async def test_t6_thoughts_are_events_of_their_own(events):
     """CrewAI's thinking chunks, in streams; never a part of the answer."""
     engine = ScriptedModel(["<think>two and two</think>Four."])
     slm = SLM(engine, stream=True)
-    assert slm.call("x") == await slm.acall("x") == "Four."
-    assert SLM(engine).call("x") == "Four."
+    with captured_calls() as calls:
+        assert slm.call("x") == await slm.acall("x") == "Four."
+        assert SLM(engine).call("x") == "Four."
     told = [event.chunk for event in events if event.type == "llm_thinking_chunk"]
     assert told == ["two", " and", " two"] * 2
     said = [event.chunk for event in events if event.type == "llm_stream_chunk"]
     assert said == ["Four."] * 2
+    assert [call.replies[0].message.reasoning for call in calls] == ["two and two"] * 3
     ended = [event for event in events if event.type == "llm_call_completed"]
     assert [event.usage["reasoning_tokens"] for event in ended] == [3, 3, 3]
 

@@ -180,6 +180,27 @@ async def test_t6_a_thought_is_not_sent_again_and_forfeits_no_fallback() -> None
     assert "".join(str(chunk.content) for chunk in chunks) == "a hosted answer"
 
 
+@pytest.mark.parametrize("hooks", [[], [lambda call: None]])
+@pytest.mark.parametrize("capture", ["NO_CONTENT", "SPAN_ONLY"])
+def test_t6_thoughts_are_on_spans_where_content_is(spans, monkeypatch, capture, hooks) -> None:
+    """As a part of the answer, of any integration that tells them."""
+    monkeypatch.setenv("OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT", capture)
+    listening = using(CallRecorder(tracer_provider=spans.provider, hooks=hooks))
+    ChatSLM(ScriptedModel(["<think>SECRET</think>Four."])).invoke("q", listening)
+    blocks = [{"type": "thinking", "thinking": "SECRET"}, {"type": "text", "text": "Four."}]
+    HostedChat(replies=[AIMessage(blocks)]).invoke("q", listening)
+    for span in spans.named("chat"):
+        if capture == "NO_CONTENT":
+            assert "SECRET" not in str(span.attributes)
+            continue
+        (said,) = json.loads(span.attributes["gen_ai.output.messages"])
+        assert said["parts"] == [
+            {"type": "reasoning", "content": "SECRET"},
+            {"type": "text", "content": "Four."},
+        ]
+    assert len(spans.named("chat")) == 2
+
+
 def test_tool_calls_stream_in_pieces() -> None:
     """The first has id, name and index, the others pieces of the arguments' JSON."""
     chunks = list(ChatSLM(ScriptedModel([ADD])).bind_tools([add]).stream("q"))

@@ -266,6 +266,8 @@ class _Arguments:
         while (yield from source.peek()) == "<" and (yield from source.begins("<parameter=")):
             source.at += len("<parameter=")
             key = (yield from source.until(">")).rstrip()
+            if len(key.split()) != 1:
+                raise ValueError("a parameter has a name")
             text = XmlText(one_line_break((yield from source.until("</parameter>"))))
             yield comma + self._property(key, typed(text, key, self._schema))
             comma = ", "

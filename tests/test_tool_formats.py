@@ -315,3 +315,10 @@ def test_json_repair_reads_or_refuses(text: str) -> None:
 def test_json_repair_changes_no_json(value: Any) -> None:
     """What json itself writes is read as json itself reads it."""
     assert read_json(json.dumps(value))[0] == value
+
+
+@pytest.mark.parametrize("value", ["{1}", "b'x'", "1j", "{(1, 2): 3}", "..."])
+def test_a_literal_that_json_cannot_say_is_no_argument(value: str) -> None:
+    """Python's own kinds of values end as text that is no call, not in an exception."""
+    text = f"<|tool_call_start|>[ping-host(host={value})]<|tool_call_end|>"
+    assert read_calls(text, SCHEMAS) == ParsedReply(text, (), text)

@@ -18,7 +18,7 @@ from .call_formats import CallFormat
 from .call_readers import MISTRAL_HEAD, XmlText, one_line_break
 from .engine import ToolCallDelta
 from .growing_text import GrowingText, Pieces, Waiting, json_object, json_pieces, json_text
-from .literal_readers import braced_key, braced_value, keyword_value
+from .literal_readers import braced_key, braced_value, python_literal
 from .schema_check import mismatch, so_far
 from .tool_formats import FENCES, formats_of
 from .value_types import resolved, typed
@@ -30,6 +30,7 @@ Schemas: TypeAlias = Mapping[str, dict[str, Any]]
 
 _ARGUMENTS = ("arguments", "parameters", "args")
 _NAME = re.compile(r"[\w.-]+")
+_PLAIN_LETTERS = re.compile(r"[^\\\"']+")
 #: A property of which nothing is asked but that it is text.
 _PLAIN = {"type", "title", "description", "default", "examples"}
 
@@ -281,7 +282,8 @@ class _Arguments:
             key = (yield from source.until("=")).strip()
             if not _NAME.fullmatch(key):
                 raise ValueError("a call has keyword arguments only")
-            value = yield from self._decided(keyword_value)
+            end = yield from self._literal_end()
+            value, source.at = python_literal(source.text[source.at : end]), end
             yield comma + self._property(key, value)
             comma = ", "
         source.at += 1
@@ -299,6 +301,25 @@ class _Arguments:
             source.at += source.text[source.at] == ","
         source.at += 1
         yield "}"
+
+    def _literal_end(self) -> Waiting[int]:
+        """Where the Python literal that comes next ends: at a comma or bracket of none of it."""
+        source, at, depth, quote = self._source, self._source.at, 0, ""
+        while True:
+            if at >= len(source.text):
+                yield None
+                continue
+            letter = source.text[at]
+            if quote:
+                plain = _PLAIN_LETTERS.match(source.text, at)
+                at += len(plain[0]) if plain else 1 + (letter == "\\")
+                quote = "" if letter == quote else quote
+            elif depth == 0 and letter in ",)":
+                return at
+            else:
+                quote = letter if letter in "\"'" else ""
+                depth += (letter in "([{") - (letter in ")]}")
+                at += 1
 
     def _decided(self, read: Callable[[str, int], tuple[Any, int]]) -> Waiting[Any]:
         """The value that comes next, once ``read`` finds its end."""

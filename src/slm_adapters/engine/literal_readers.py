@@ -6,6 +6,7 @@ Each raises ``ValueError`` for what it cannot read; nothing is evaluated.
 from __future__ import annotations
 
 import ast
+import json
 import re
 from typing import Any
 
@@ -16,7 +17,7 @@ __all__ = [
     "braced_key",
     "braced_value",
     "braces_body",
-    "keyword_value",
+    "python_literal",
     "pythonic_body",
 ]
 
@@ -58,15 +59,17 @@ def _keywords(text: str, at: int) -> tuple[dict[str, Any], int]:
         key = _KEYWORD.match(text, at)
         if key is None:
             raise ValueError("a call has keyword arguments only")
-        arguments[key.group(1)], at = keyword_value(text, key.end())
+        at = _value_end(text, key.end())
+        arguments[key.group(1)] = python_literal(text[key.end() : at])
     return arguments, closing.end()
 
 
-def keyword_value(text: str, at: int) -> tuple[Any, int]:
-    """The Python literal at ``at``, and the position of the comma or bracket that ends it."""
-    end = _value_end(text, at)
+def python_literal(text: str) -> Any:
+    """The value of a Python literal that JSON can say, JSON's own words included."""
     try:
-        return _literal(ast.parse(text[at:end].strip(), mode="eval").body), end
+        value = _literal(ast.parse(text.strip(), mode="eval").body)
+        json.dumps(value)
+        return value
     except (SyntaxError, TypeError, RecursionError, MemoryError) as error:
         raise ValueError("not a Python literal") from error
 

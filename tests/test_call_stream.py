@@ -14,8 +14,9 @@ from streams import joined_calls
 
 from slm_adapters.calls import Message, Reply, Tool, ToolCall, Usage
 from slm_adapters.engine import call_formats
+from slm_adapters.engine.call_arguments import ArgumentStream
 from slm_adapters.engine.call_formats import CallFormat
-from slm_adapters.engine.call_stream import ArgumentStream, CallStream
+from slm_adapters.engine.call_stream import CallStream
 from slm_adapters.engine.engine import Completion, ToolCallDelta
 from slm_adapters.engine.growing_text import GrowingText, json_pieces
 from slm_adapters.engine.reply_text import HoldBack

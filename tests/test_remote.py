@@ -686,10 +686,11 @@ def test_t6_a_server_that_tells_thoughts_apart_is_believed() -> None:
         engine = remote(server)
         for _ in range(2):
             assert thought_and_text(engine) == ("two and two", "Four.")
-    with fake_server(
-        lambda body: [chunk("Fo"), chunk("ur."), *end], **LLAMA_CPP, routes=template
-    ) as server:
-        engine = remote(server)
+    plain = [chunk("Fo"), chunk("ur."), *end]
+    with fake_server(lambda body: plain, routes=template, **LLAMA_CPP) as server:
+        assert thought_and_text(remote(server)) == ("", "Four.")
+    with fake_server(lambda body: plain) as server:
+        engine = remote(server, "no-reasoning")
         assert thought_and_text(engine) == ("", "Four.")
         assert next(engine.stream(ask())) == Chunk("Fo")  # known now: nothing is held back
 

@@ -7,32 +7,26 @@ reply, which has the last word in any case.
 
 from __future__ import annotations
 
-import json
 import re
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any, TypeAlias
 
+from .call_arguments import Arguments
 from .call_formats import CallFormat
-from .call_readers import MISTRAL_HEAD, XmlText, one_line_break
+from .call_readers import MISTRAL_HEAD
 from .engine import ToolCallDelta
-from .growing_text import GrowingText, Pieces, Waiting, json_object, json_pieces, json_text
-from .literal_readers import braced_key, braced_value, python_literal
-from .schema_check import mismatch, so_far
+from .growing_text import GrowingText, Pieces, Waiting, json_pieces, json_text
 from .tool_formats import FENCES, formats_of
-from .value_types import resolved, typed
 
-__all__ = ["ArgumentStream", "CallStream"]
+__all__ = ["CallStream"]
 
 Steps: TypeAlias = Iterator[ToolCallDelta | None]
 Schemas: TypeAlias = Mapping[str, dict[str, Any]]
 
 _ARGUMENTS = ("arguments", "parameters", "args")
 _NAME = re.compile(r"[\w.-]+")
-_PLAIN_LETTERS = re.compile(r"[^\\\"']+")
-#: A property of which nothing is asked but that it is text.
-_PLAIN = {"type", "title", "description", "default", "examples"}
 
 
 def _never() -> bool:
@@ -43,8 +37,7 @@ class CallStream:
     """Reads the calls of one reply.
 
     ``tools``: parameters by name; only these are called. ``form``: the model's own format.
-    ``certain``: whether a grammar holds what is written now to the tools' schemas; where none
-    does, a value is told when it is complete and fits, plain text as it comes.
+    ``certain``: see ``Arguments``.
     """
 
     def __init__(
@@ -121,14 +114,14 @@ class CallStream:
             source.at = max(source.at, len(source.text) - self._longest + 1)
             yield None
 
-    def _call(self, name: str, arguments: Callable[[_Arguments], Pieces]) -> Steps:
+    def _call(self, name: str, arguments: Callable[[Arguments], Pieces]) -> Steps:
         """The name, then the arguments' text piece by piece."""
         if name not in self._tools:
             raise ValueError("no such tool")
         index, self.count = self.count, self.count + 1
         call_id = f"call_{uuid.uuid4().hex[:24]}"
         yield ToolCallDelta(index, call_id, name, certain=self._certain())
-        for piece in arguments(_Arguments(self._source, self._tools[name], self._certain)):
+        for piece in arguments(Arguments(self._source, self._tools[name], self._certain)):
             if piece is None:
                 yield None
             else:
@@ -175,7 +168,7 @@ class CallStream:
             if key == "name" and not called:
                 name = yield from json_text(source)
             elif key in _ARGUMENTS and not called and first == "{":
-                yield from self._call(name, _Arguments.of_json)
+                yield from self._call(name, Arguments.of_json)
                 called = True
             elif key in ("id", "type"):
                 yield from (None for piece in json_pieces(source) if piece is None)
@@ -199,7 +192,7 @@ class CallStream:
     def _function(self) -> Steps:
         name = (yield from self._source.until(">")).rstrip()
         is_json = (yield from self._source.peek()) == "{"
-        yield from self._call(name, _Arguments.of_json if is_json else _Arguments.of_parameters)
+        yield from self._call(name, Arguments.of_json if is_json else Arguments.of_parameters)
 
     def _python_calls(self) -> Steps:
         source = self._source
@@ -210,13 +203,13 @@ class CallStream:
             return
         while _NAME.match((yield from source.peek(" \t\r\n,;"))):
             name = (yield from source.until("(")).rstrip()
-            yield from self._call(name, _Arguments.of_keywords)
+            yield from self._call(name, Arguments.of_keywords)
 
     def _braces_calls(self, quote: str) -> Steps:
         source = self._source
         while _NAME.match((yield from source.peek())):
             name = (yield from source.until("{")).strip().removeprefix("call:").strip()
-            yield from self._call(name, partial(_Arguments.of_braces, quote=quote))
+            yield from self._call(name, partial(Arguments.of_braces, quote=quote))
 
     def _mistral_calls(self) -> Steps:
         source = self._source
@@ -230,7 +223,7 @@ class CallStream:
             head = MISTRAL_HEAD.match(source.text, start)
             if head is None or head.end() != source.at:
                 raise ValueError("no name before the arguments")
-            yield from self._call(head.group(1), _Arguments.of_json)
+            yield from self._call(head.group(1), Arguments.of_json)
 
     def _own_calls(self, form: CallFormat) -> Steps:
         """Exactly as ``form`` writes them."""
@@ -240,149 +233,11 @@ class CallStream:
         while True:
             yield from source.expect(form.before)
             name = yield from source.until(form.between)
-            yield from self._call(name, _Arguments.of_json)
+            yield from self._call(name, Arguments.of_json)
             yield from source.expect(form.after)
             if not form.separator or not (yield from source.begins(form.separator)):
                 return
             source.at += len(form.separator)
-
-
-class _Arguments:
-    """One call's arguments as JSON text, passed on as far as they fit the tool's schema."""
-
-    def __init__(
-        self, source: GrowingText, schema: dict[str, Any], certain: Callable[[], bool]
-    ) -> None:
-        self._source, self._schema, self._certain = source, schema, certain
-        self._by_property = so_far(schema)
-
-    def of_json(self) -> Pieces:
-        """A JSON object."""
-        yield from json_object(self._source, self._member)
-
-    def of_parameters(self) -> Pieces:
-        """``<parameter=key>value</parameter>``, repeated."""
-        source, comma = self._source, ""
-        yield "{"
-        while (yield from source.peek()) == "<" and (yield from source.begins("<parameter=")):
-            source.at += len("<parameter=")
-            key = (yield from source.until(">")).rstrip()
-            if len(key.split()) != 1:
-                raise ValueError("a parameter has a name")
-            text = XmlText(one_line_break((yield from source.until("</parameter>"))))
-            yield comma + self._property(key, typed(text, key, self._schema))
-            comma = ", "
-        yield "}"
-
-    def of_keywords(self) -> Pieces:
-        """``a=1, b="x")``."""
-        source, comma = self._source, ""
-        yield "{"
-        while (yield from source.peek(" \t\r\n,")) != ")":
-            key = (yield from source.until("=")).strip()
-            if not _NAME.fullmatch(key):
-                raise ValueError("a call has keyword arguments only")
-            end = yield from self._literal_end()
-            value, source.at = python_literal(source.text[source.at : end]), end
-            yield comma + self._property(key, value)
-            comma = ", "
-        source.at += 1
-        yield "}"
-
-    def of_braces(self, quote: str) -> Pieces:
-        """``a:1,b:<escape>x<escape>}``."""
-        source, comma = self._source, ""
-        yield "{"
-        while (yield from source.peek()) != "}":
-            key = braced_key((yield from source.until(":")), quote)
-            value = yield from self._decided(partial(braced_value, quote=quote))
-            yield comma + self._property(key, value)
-            comma = ", "
-            source.at += source.text[source.at] == ","
-        source.at += 1
-        yield "}"
-
-    def _literal_end(self) -> Waiting[int]:
-        """Where the Python literal that comes next ends: at a comma or bracket of none of it."""
-        source, at, depth, quote = self._source, self._source.at, 0, ""
-        while True:
-            if at >= len(source.text):
-                yield None
-                continue
-            letter = source.text[at]
-            if quote:
-                plain = _PLAIN_LETTERS.match(source.text, at)
-                at += len(plain[0]) if plain else 1 + (letter == "\\")
-                quote = "" if letter == quote else quote
-            elif depth == 0 and letter in ",)":
-                return at
-            else:
-                quote = letter if letter in "\"'" else ""
-                depth += (letter in "([{") - (letter in ")]}")
-                at += 1
-
-    def _decided(self, read: Callable[[str, int], tuple[Any, int]]) -> Waiting[Any]:
-        """The value that comes next, once ``read`` finds its end."""
-        while True:
-            try:
-                value, self._source.at = read(self._source.text, self._source.at)
-                return value
-            except ValueError:
-                yield None
-
-    def _member(self, head: str, key: str, value: Pieces) -> Pieces:
-        """A property, as it comes where it can only fit, else when it does."""
-        is_text = (yield from self._source.peek()) == '"'
-        as_it_comes = self._certain() or (is_text and self._takes_any_text(key))
-        held = head
-        for piece in value:
-            if piece is None:
-                yield None
-                continue
-            held += piece
-            if as_it_comes:
-                yield held
-                held = ""
-        if held:
-            self._check(key, json.loads(held[len(head) :]))
-            yield held
-
-    def _property(self, key: str, value: Any) -> str:
-        self._check(key, value)
-        return ": ".join(json.dumps(item, ensure_ascii=False) for item in (key, value))
-
-    def _check(self, key: str, value: Any) -> None:
-        problem = mismatch(self._by_property, {key: value})
-        if problem is not None:
-            raise ValueError(problem)
-
-    def _takes_any_text(self, key: str) -> bool:
-        root = self._schema
-        asked = resolved((root.get("properties") or {}).get(key), root)
-        options = asked.get("anyOf") or [asked]
-        return asked.keys() <= _PLAIN | {"anyOf"} and any(
-            option.get("type") == "string" and option.keys() <= _PLAIN
-            for option in (resolved(item, root) for item in options)
-        )
-
-
-class ArgumentStream:
-    """The same for the arguments of one call that a server sends as text."""
-
-    def __init__(self, schema: dict[str, Any]) -> None:
-        self._source = GrowingText()
-        self._pieces = _Arguments(self._source, schema, _never).of_json()
-
-    def read(self, written: str) -> str:
-        """What is new of the arguments now that ``written`` is all of their text so far."""
-        self._source.text = written
-        told = ""
-        try:
-            while (piece := next(self._pieces, None)) is not None:
-                told += piece
-        except Exception:
-            self._pieces = iter(())
-        return told
 
 
 def _joined(deltas: list[ToolCallDelta]) -> list[ToolCallDelta]:

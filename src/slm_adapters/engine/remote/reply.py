@@ -6,44 +6,23 @@ a tool call is held back and read by the same parsers, almost-JSON is repaired.
 
 from __future__ import annotations
 
-import json
 import math
-import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
-from ...calls import Message, Reply, ToolCall, Usage
+from ...calls import Message, Reply, Usage
 from ...errors import EmptyReplyError
 from ...telemetry import semconv
 from .. import tool_formats
-from ..call_stream import ArgumentStream, CallStream
+from ..call_stream import CallStream
 from ..engine import ChatRequest, Chunk, Completion, Timings, ToolCallDelta
-from ..json_repair import only_json, read_json
+from ..json_repair import only_json
 from ..reply_text import HoldBack, StopScanner, ThinkFilter
 from ..shown_calls import ShownCalls
 from .request import is_forced, offered_tools, short_name
+from .server_calls import ServerCalls
 
 __all__ = ["ReplyReader"]
-
-
-@dataclass(slots=True, eq=False)
-class _ServerCall:
-    """A call as a server sends it, piece by piece."""
-
-    index: str
-    id: str = ""
-    name: str = ""
-    arguments: str = ""
-    stream: ArgumentStream | None = None
-
-    def deltas(self, position: int, schema: dict[str, Any]) -> Iterator[ToolCallDelta]:
-        """What is new of it, once its name is known."""
-        if self.stream is None:
-            self.stream = ArgumentStream(schema)
-            yield ToolCallDelta(position, self.id or _new_id(), self.name)
-        if arguments := self.stream.read(self.arguments):
-            yield ToolCallDelta(position, arguments=arguments)
 
 
 class ReplyReader:
@@ -78,7 +57,7 @@ class ReplyReader:
         self._held = HoldBack(tools=bool(offered), everything=self._json_only or self._forced)
         self._reader = CallStream(self._schemas)
         self._shown_calls = ShownCalls()
-        self._calls: list[_ServerCall] = []
+        self._calls = ServerCalls(self._schemas)
         self._shown: list[str] = []
         self._reasoning: list[str] = []
         self._rest = Chunk()
@@ -114,7 +93,8 @@ class ReplyReader:
         elif ends and self._opened and self.reason == "length":
             self.begin_thinking()
         elif told_apart or ends or begun.startswith("<think>"):
-            self.began_thinking = False
+            # Of a block that the prompt opened, a reply without its end says nothing certain.
+            self.began_thinking = None if ends and self._opened else False
         else:
             return ""
         content, self._undecided = self._undecided, None
@@ -154,32 +134,14 @@ class ReplyReader:
 
     def _call_deltas(self, delta: dict[str, Any]) -> Iterator[ToolCallDelta]:
         """What is new of the calls: the server's own, or those in its text."""
-        changed = [self._add_call(call) for call in delta.get("tool_calls") or ()]
+        own = self._calls.add(delta.get("tool_calls") or ())
         if not self._streams:
             return
-        if not self._calls:
+        if not self._calls.found:
             yield from self._reader.read(self._held.possible_calls)
         elif not self._reader.count:
             # Else the server says once more what its text said.
-            for position, call in changed:
-                if call.name in self._schemas:
-                    yield from call.deltas(position, self._schemas[call.name])
-
-    def _add_call(self, delta: dict[str, Any]) -> tuple[int, _ServerCall]:
-        """Merge a piece of a call. Some servers give every call of a reply the index 0."""
-        function = delta.get("function") or {}
-        identifier, index = delta.get("id") or "", str(delta.get("index", len(self._calls)))
-        call = next((c for c in reversed(self._calls) if c.index == index), None)
-        if call is None or (identifier and call.id and identifier != call.id):
-            call = _ServerCall(index)
-            self._calls.append(call)
-        call.id = call.id or identifier
-        call.name = call.name or function.get("name") or ""
-        arguments = function.get("arguments")
-        if arguments is not None and not isinstance(arguments, str):
-            arguments = json.dumps(arguments, ensure_ascii=False)
-        call.arguments += arguments or ""
-        return self._calls.index(call), call
+            yield from own
 
     def _note_logprobs(self, found: Any) -> None:
         for token in (found or {}).get("content") or () if isinstance(found, dict) else ():
@@ -194,7 +156,7 @@ class ReplyReader:
         self._reasoning.append(thought := self._thoughts.thought())
         undecided = self._held.feed(tail) + self._held.flush()
         cut_off = self.reason == "length" and not self.stopped
-        calls, rest = self._server_calls(cut_off), undecided
+        calls, rest = self._calls.finished(cut_off=cut_off), undecided
         if not calls:
             parsed = tool_formats.read_calls(
                 undecided, self._schemas, cut_off=cut_off, schemas=self._schemas
@@ -225,17 +187,6 @@ class ReplyReader:
         reason = semconv.finish_reason(self.reason) or "stop"
         # A server that counts a refused or forgotten call as one has still written text.
         return "stop" if reason == "tool_call" or self.stopped else reason
-
-    def _server_calls(self, cut_off: bool) -> tuple[ToolCall, ...]:
-        return tuple(
-            ToolCall(
-                call.id or _new_id(),
-                call.name,
-                # What the limit cut off must not be completed and run.
-                _spelled(call.arguments) if cut_off else _repaired(call.arguments),
-            )
-            for call in self._calls
-        )
 
     def completion(
         self, reply: Reply, model: str, prompt_tokens: int, timings: Timings
@@ -275,33 +226,7 @@ class ReplyReader:
         )
 
 
-def _new_id() -> str:
-    return f"call_{uuid.uuid4().hex[:24]}"
-
-
 def _text(content: Any) -> str:
     if isinstance(content, list):
         return "".join(p.get("text") or "" for p in content if isinstance(p, dict))
     return content if isinstance(content, str) else ""
-
-
-def _repaired(arguments: str) -> str:
-    """Arguments as JSON text; what cannot be read stays as it is, for the check to turn down."""
-    if not arguments.strip():
-        return "{}"
-    spelled = _spelled(arguments)
-    if spelled != arguments:
-        return spelled
-    try:
-        value, end = read_json(arguments)
-    except ValueError:
-        return arguments
-    return arguments if arguments[end:].strip() else json.dumps(value, ensure_ascii=False)
-
-
-def _spelled(arguments: str) -> str:
-    """Valid JSON as ``json.dumps`` spells it, which is how a stream tells it."""
-    try:
-        return json.dumps(json.loads(arguments), ensure_ascii=False)
-    except (ValueError, RecursionError):
-        return arguments

@@ -209,7 +209,9 @@ def test_t17_a_streaming_crew_shows_chunks_in_order_and_ends_the_same() -> None:
     texts = [chunk.content for chunk in chunks if chunk.chunk_type.value == "text"]
     assert "".join(texts) == "cat found here"
     calls = [chunk for chunk in chunks if chunk.chunk_type.value == "tool_call"]
-    assert [chunk.tool_call.tool_name for chunk in calls] == ["look_up"]
+    assert {chunk.tool_call.tool_name for chunk in calls} == {"look_up"}
+    assert "".join(chunk.content for chunk in calls) == CALL.arguments
+    assert calls[-1].tool_call.arguments == CALL.arguments
     assert chunks.index(calls[0]) < len(chunks) - len([text for text in texts if text])
 
 

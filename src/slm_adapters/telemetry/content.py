@@ -110,10 +110,6 @@ def _without_thought(message: Message) -> Message:
     return replace(message, reasoning=None) if message.reasoning else message
 
 
-def _without_thought(message: Message) -> Message:
-    return replace(message, reasoning=None) if message.reasoning else message
-
-
 #: A message as plain values, in the order of ``Message``'s fields.
 Row: TypeAlias = tuple[str, Content, tuple[ToolCall, ...], str | None, str | None]
 

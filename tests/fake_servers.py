@@ -1,8 +1,8 @@
 """Fakes that replay the wire shapes of model servers which do not run on a plain CPU machine.
 
 They are fakes and say so: bodies are those of the servers' own documentation and issues (vLLM,
-Ollama, SGLang, llama.cpp, LM Studio), the HTTP is real. ``transformers serve`` runs for real in
-``real_servers.py``.
+Ollama, SGLang, LM Studio) or were recorded from them (llama.cpp), the HTTP is real.
+``transformers serve`` and llama.cpp's server run for real in ``real_servers.py``.
 """
 
 from __future__ import annotations
@@ -58,7 +58,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.fake.requests.append((self.path, body))
         self.fake.headers.append(dict(self.headers))
         if self.path in self.routes:
-            self._send(200, self.routes[self.path](body))
+            answer = self.routes[self.path](body)
+            self._send(*(answer if isinstance(answer, tuple) else (200, answer)))
         elif self.path == "/v1/chat/completions":
             self.fake.asked.set()
             answer = self.chat(body)
@@ -127,7 +128,10 @@ def fake_server(
     routes: dict[str, Callable[[Any], Any]] | None = None,
     software: str = "uvicorn",
 ) -> Iterator[FakeServer]:
-    """Serve ``chat`` under /v1, ``models`` as its list, and ``routes`` by their whole path."""
+    """Serve ``chat`` under /v1, ``models`` as its list, and ``routes`` by their whole path.
+
+    A route gives a body, or (status, body).
+    """
 
     paths = dict(routes or {})
     if models is not None:

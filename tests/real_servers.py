@@ -1,7 +1,11 @@
-"""Model servers that run on a plain CPU machine, started for tests: ``transformers serve``."""
+"""Model servers that run on a plain CPU machine, started for tests.
+
+``transformers serve``, and llama.cpp's own server out of a wheel.
+"""
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import socket
 import subprocess
@@ -11,6 +15,9 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+#: Where the scripts are that write GGUF files and run llama.cpp.
+LLAMACPP = Path(__file__).parent.parent / "integrations" / "llamacpp"
 
 
 def free_port() -> int:
@@ -59,4 +66,35 @@ def transformers_serve(folder: Path) -> Iterator[str]:
     (folder.parent / "hub").mkdir(exist_ok=True)
     os.environ.setdefault("HF_HUB_CACHE", str(folder.parent / "hub"))
     with running(command, port, folder.parent / "serve.log") as base:
+        yield f"{base}/v1"
+
+
+def why_no_llama_cpp() -> str:
+    """What to install where llama.cpp's server is not; empty where it is."""
+    here = all(importlib.util.find_spec(name) for name in ("xllamacpp", "gguf"))
+    return "" if here else "llama.cpp's server is not here: pip install xllamacpp gguf"
+
+
+def write_gguf(folder: Path, kind: str = "f32") -> Path:
+    """The model in ``folder`` as a GGUF file beside it."""
+    spec = importlib.util.spec_from_file_location("to_gguf", LLAMACPP / "to_gguf.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    written: Path = module.to_gguf(folder, folder.with_suffix(".gguf"), kind)
+    return written
+
+
+def llama_cpp_command(model: Path, port: int, *options: str) -> list[str]:
+    command = [sys.executable, str(LLAMACPP / "serve.py"), str(model), "--port", str(port)]
+    return [*command, "--threads", "1", *options]
+
+
+@contextmanager
+def llama_cpp(model: Path, *options: str) -> Iterator[str]:
+    """The base URL of llama.cpp's own server over a GGUF file."""
+    port = free_port()
+    command = llama_cpp_command(model, port, *options)
+    with running(command, port, model.with_suffix(".log")) as base:
         yield f"{base}/v1"

@@ -483,7 +483,11 @@ TOOL_REFUSALS = [
                      "type": "api_error"}}),
     (400, {"object": "error", "message": '"auto" tool choice requires --enable-auto-tool-choice '
            "and --tool-call-parser to be set", "type": "BadRequestError", "code": 400}),
-    (500, {"error": {"code": 500, "message": "tools param requires --jinja flag"}}),
+    (500, {"error": {"code": 500, "message": "tools param requires --jinja flag",
+                     "type": "server_error"}}),
+    (400, {"error": {"code": 400, "message": "Unable to generate parser for this template. "
+           "Automatic parser generation failed: JSON schema error at #/properties/a: cannot "
+           "resolve $ref #/$defs/gone", "type": "invalid_request_error"}}),
 ]  # fmt: skip
 
 
@@ -765,6 +769,10 @@ def test_overflow_is_raised_before_anything_is_sent() -> None:
         with pytest.raises(errors.ContextOverflowError, match="2000 prompt tokens and 100 reply"):
             engine.complete(ask("word " * 1900, max_tokens=100, tools=(ADD,)))
         assert counted[0]["tools"] == [ADD.to_openai()]
+        before = len(counted)
+        with pytest.raises(errors.ContextOverflowError, match="at least 2250 prompt tokens"):
+            engine.complete(ask("word " * 3600, max_tokens=100, tools=(ADD,)))
+        assert len(counted) == before
         assert len(server.chats()) == 1
         assert engine.context_window == 2048
 
@@ -802,26 +810,110 @@ def test_without_a_limit_a_reply_gets_what_is_left() -> None:
         assert engine.count_tokens((Message("user", "x"),)) == 2000
 
 
-def test_llama_cpp_tells_its_window_and_counts() -> None:
-    """/props, /apply-template and /tokenize; cached tokens and rates from its timings."""
+#: As llama.cpp's own server lists and answers; that one runs in ``test_remote_llamacpp.py``.
+LLAMA_CPP = [
+    {"id": "m", "aliases": ["m", "m.gguf"], "tags": [], "object": "model", "owned_by": "llamacpp",
+     "architecture": {"input_modalities": ["text"], "output_modalities": ["text"]},
+     "meta": {"vocab_type": 2, "n_vocab": 400, "n_ctx": 512, "n_ctx_train": 4096, "n_embd": 64,
+              "n_params": 99648, "size": 398592, "ftype": "(guessed) all F32"}},
+]  # fmt: skip
+LOADING = {"error": {"message": "Loading model", "type": "unavailable_error", "code": 503}}
+
+
+def llama_cpp(chat):
+    """A fake of its server with a window of 512 tokens, a token for each word."""
     routes = {
-        "/props": lambda _: {"default_generation_settings": {"n_ctx": 512}},
-        "/apply-template": lambda body: {"prompt": body["messages"][0]["content"]},
+        "/props": lambda _: {"default_generation_settings": {"n_ctx": 512}, "total_slots": 1},
+        "/apply-template": lambda body: {
+            "prompt": " ".join(
+                [m["content"] for m in body["messages"]]
+                + [json.dumps(t) for t in body.get("tools", ())]
+            )
+        },
         "/tokenize": lambda body: {"tokens": body["content"].split()},
     }
+    return fake_server(chat, models=LLAMA_CPP, routes=routes, software="llama.cpp")
+
+
+def test_llama_cpp_tells_its_window_and_counts() -> None:
+    """/props, /apply-template and /tokenize; cached tokens, and rates from its timings."""
     told = {"cache_n": 6, "prompt_n": 3, "prompt_ms": 20.0, "predicted_n": 3, "predicted_ms": 60.0}
-    models = [{"id": "m.gguf", "object": "model", "owned_by": "llamacpp", "meta": {}}]
-    with fake_server(
-        lambda body: (200, {**message("x"), "timings": told}),
-        models=models, routes=routes, software="llama.cpp",
-    ) as server:  # fmt: skip
-        engine = remote(server, "m.gguf")
-        answer = engine.complete(ask())
+    usage = {"prompt_tokens": 9, "prompt_tokens_details": {"cached_tokens": 6}}
+    for details in (usage, {"prompt_tokens": 9}):  # versions before it was in the usage
+        with llama_cpp(
+            lambda body, d=details: (200, {**message("x", usage=d), "timings": told})
+        ) as server:
+            engine = remote(server, "m")
+            answer = engine.complete(ask())
+            assert (engine.context_window, engine.provider) == (512, "llama_cpp")
+            assert answer.usage.cached_tokens == 6
+            assert (answer.timings.prefill_s, answer.timings.decode_s) == (0.02, 0.06)
+            with pytest.raises(errors.ContextOverflowError, match="510 prompt tokens"):
+                engine.complete(ask("w " * 510, max_tokens=9))
+
+
+@pytest.mark.parametrize("choice", ["required", "add"])
+def test_llama_cpp_is_asked_for_a_call_in_its_own_way(choice) -> None:
+    """It takes 'required' only and lets text come first, so the prompt says it as well."""
+    with llama_cpp(lambda body: (200, message("Well, let me think", "length"))) as server:
+        for _ in range(2):
+            answer = remote(server, "m").complete(ask(tools=(ADD,), tool_choice=choice))
+            assert answer.reply.finish_reason == "length"
+        for body in server.chats():
+            assert body["tool_choice"] == "required"
+            assert "Answer with a call of add" in body["messages"][0]["content"]
+        assert len(server.chats()) == 2
+
+
+def test_llama_cpp_answers_to_any_name_and_that_is_said(caplog) -> None:
+    """Its names and aliases are known; another name is answered by the model it has."""
+    with llama_cpp(lambda body: (200, message("x", model="m"))) as server:
+        engines = [remote(server, name) for name in ("m", "m.gguf", "gpt-4.1", "gpt-4.1")]
+        assert {engine.complete(ask()).model for engine in engines} == {"m"}
+        (said,) = [r.getMessage() for r in caplog.records if "answers with" in r.getMessage()]
+        assert "no model 'gpt-4.1' and answers with 'm'" in said
+
+
+def test_a_server_that_is_loading_is_looked_at_again() -> None:
+    """Nothing of what it could not tell yet is taken for its last word."""
+    ready = False
+
+    def when_ready(answer):
+        return lambda body: answer if ready else (503, LOADING)
+
+    routes = {
+        "/v1/models": when_ready({"object": "list", "data": LLAMA_CPP}),
+        "/props": when_ready({"default_generation_settings": {"n_ctx": 512}}),
+        "/apply-template": when_ready({"prompt": "a b c"}),
+        "/tokenize": when_ready({"tokens": [1, 2, 3]}),
+    }
+    chat = when_ready((200, message("x")))
+    with fake_server(chat, routes=routes, software="llama.cpp") as server:
+        engine = remote(server, "m")
+        with pytest.raises(errors.EngineBusyError, match="wait until it is ready"):
+            engine.complete(ask(tools=(ADD,)))
+        ready = True
+        engine.complete(ask())
         assert (engine.context_window, engine.provider) == (512, "llama_cpp")
-        assert answer.usage.cached_tokens == 6
-        assert (answer.timings.prefill_s, answer.timings.decode_s) == (0.02, 0.06)
-        with pytest.raises(errors.ContextOverflowError, match="510 prompt tokens"):
-            engine.complete(ask("w " * 510, max_tokens=9))
+        assert engine.count_tokens((Message("user", "x"),)) == 3
+
+
+def test_one_prompt_that_cannot_be_counted_says_nothing_of_the_next() -> None:
+    """llama.cpp's template refuses a tool's schema: others are counted as before."""
+    routes = {
+        "/apply-template": lambda body: (
+            (400, {"error": {"message": "JSON schema error"}})
+            if "tools" in body
+            else {"prompt": "a b c"}
+        ),
+        "/tokenize": lambda body: {"tokens": [1, 2, 3]},
+    }
+    with fake_server(
+        lambda body: (200, message("x")), models=LLAMA_CPP, routes=routes, software="llama.cpp"
+    ) as server:
+        engine = remote(server, "m")
+        assert engine.count_tokens((Message("user", "x"),), (ADD,)) > 3
+        assert engine.count_tokens((Message("user", "x"),)) == 3
 
 
 OVERFLOWS = [
@@ -835,7 +927,8 @@ OVERFLOWS = [
            "increasing the context size or enable context shift", "type":
            "exceed_context_size_error", "n_prompt_tokens": 1407, "n_ctx": 256}}, 1407, 256),
     (400, {"error": {"code": 400, "message": "request (1407 tokens) exceeds the available context "
-           "size (256 tokens), try increasing it"}}, 1407, 256),
+           "size (256 tokens), try increasing it", "type": "exceed_context_size_error",
+           "n_prompt_tokens": 1407, "n_ctx": 256}}, 1407, 256),
     (400, {"message": "Requested token count exceeds the model's maximum context length of 4096 "
            "tokens. You requested a total of 5000 tokens: 4900 tokens from the input messages and "
            "100 tokens for the completion."}, 4900, 4096),
@@ -920,7 +1013,9 @@ ERRORS = [
     (400, {"detail": "Server is pinned to 'a'; requested 'x'."}, errors.ModelNotFoundError),
     (429, {"error": {"message": "Rate limit reached, 429 too many requests"}},
      errors.EngineBusyError),
-    (503, {"error": {"code": 503, "message": "Loading model", "type": "unavailable_error"}},
+    (401, {"error": {"message": "Invalid API Key", "type": "authentication_error", "code": 401}},
+     errors.ServerError),
+    (503, {"error": {"message": "Loading model", "type": "unavailable_error", "code": 503}},
      errors.EngineBusyError),
     (500, "Internal Server Error", errors.ServerError),
     (502, "<html>Bad Gateway</html>", errors.ServerError),

@@ -17,29 +17,17 @@ from langchain_core.messages import HumanMessage
 from langchain_core.tools import tool as langchain_tool
 from opentelemetry.trace import SpanKind
 from real_servers import free_port, transformers_serve
+from taught_model import ANSWER, CALL, JSON, LOOK_UP, QUESTION, taught_model
 from tiny_models import teach, tiny_model
 
 import slm_adapters.litellm as slm
 from slm_adapters import errors
-from slm_adapters.calls import Message, Tool
+from slm_adapters.calls import Message
 from slm_adapters.crewai import SLM, CallRecorder
-from slm_adapters.engine.chat_format import ChatFormat, shaped_messages
 from slm_adapters.engine.engine import ChatRequest, Chunk, Completion
 from slm_adapters.engine.loader import load_engine
 from slm_adapters.langchain import CallRecorder as LangChainRecorder
 from slm_adapters.langchain import ChatSLM
-from slm_adapters.testing import ScriptedModel
-
-CALL = '<tool_call>\n{"name": "look_up", "arguments": {"word": "cat"}}\n</tool_call>'
-SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
-JSON = {"type": "json_schema", "json_schema": {"name": "n", "schema": SCHEMA}}
-LOOK_UP = Tool(
-    "look_up",
-    "Look a word up.",
-    {"type": "object", "properties": {"word": {"type": "string"}}, "required": ["word"]},
-)
-QUESTION = (Message("user", "Where is my order?"),)
-ANSWER = "It should have been here on Monday."
 
 
 @langchain_tool
@@ -48,50 +36,9 @@ def look_up(word: str) -> str:
     return f"{word}: found"
 
 
-def crew_rows() -> list:
-    """What a crew with a tool asks, as the server's template reads it, and what to answer."""
-    from slm_adapters.calls import ToolCall
-
-    watched = ScriptedModel([ToolCall("c1", "look_up", '{"word": "cat"}'), "cat found"])
-    crew(SLM(watched), tools=[tool()]).kickoff()
-    texts = [CALL, "cat found"]
-    rows = []
-    for request, text in zip(watched.requests, texts, strict=True):
-        messages = shaped_messages(ChatFormat(), request.messages)
-        for call in (c for m in messages for c in m.get("tool_calls", ())):
-            call["function"]["arguments"] = json.loads(call["function"]["arguments"])
-        rows.append((messages, text))
-    return rows, [t.to_openai() for t in watched.requests[0].tools]
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A tiny Llama taught a question, a schema and, with a crew's tool, a crew's two turns."""
-    place = tiny_model(tmp_path_factory.mktemp("served") / "tiny", window=4096)
-    with_schema = shaped_messages(ChatFormat(), QUESTION, (), JSON)
-    plain = [([m.to_openai() for m in QUESTION], ANSWER), (with_schema, '{"a": 1}')]
-    rows, tools = crew_rows()
-    return teach_both(place, plain, rows, tools)
-
-
-def teach_both(place, plain, rows, tools):
-    # One prompt without tools and one with them must both be known: teach takes one tool set.
-    import tiny_models
-
-    tokenizer = tiny_models.tiny_tokenizer()
-    rendered = [
-        ([{"role": "raw", "content": tokenizer.apply_chat_template(
-            messages, tools=tools, add_generation_prompt=True, tokenize=False)}], text)
-        for messages, text in rows
-    ]  # fmt: skip
-    raw = "{%- if messages[0].role == 'raw' %}{{- messages[0].content }}{%- else %}"
-    whole = raw + tiny_models.CHATML + "{%- endif %}"
-    tokenizer.chat_template = whole
-    tokenizer.save_pretrained(place)
-    teach(place, [*plain, *rendered], steps=500)
-    tokenizer.chat_template = tiny_models.CHATML
-    tokenizer.save_pretrained(place)
-    return place
+    return taught_model(tmp_path_factory.mktemp("served") / "tiny")
 
 
 @pytest.fixture(scope="module")

@@ -172,10 +172,19 @@ class ContextOverflowError(RequestError):
 
     reason = "overflow"
 
-    def __init__(self, model: str, prompt_tokens: int, max_tokens: int, window: int) -> None:
+    def __init__(
+        self,
+        model: str,
+        prompt_tokens: int,
+        max_tokens: int,
+        window: int,
+        *,
+        at_least: bool = False,
+    ) -> None:
+        counted = f"at least {prompt_tokens}" if at_least else f"{prompt_tokens}"
         # "maximum context length" is the phrase CrewAI and LangChain agents look for.
         super().__init__(
-            f"{prompt_tokens} prompt tokens and {max_tokens} reply tokens exceed the maximum "
+            f"{counted} prompt tokens and {max_tokens} reply tokens exceed the maximum "
             f"context length of {model} ({window} tokens): shorten the prompt, lower "
             "max_tokens, or give the model a fallback=."
         )

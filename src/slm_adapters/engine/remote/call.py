@@ -12,7 +12,7 @@ from ...calls import Message, Reply
 from ...errors import ContextOverflowError, ServerError
 from ...telemetry import semconv
 from ..engine import ChatRequest, Chunk, Completion, Timings
-from .errors import as_error, find_error, refused_fields, too_long_for_window
+from .errors import as_error, find_error, is_for_good, refused_fields, too_long_for_window
 from .http import Deadline, Rejected
 from .reply import ReplyReader
 from .request import (
@@ -53,9 +53,10 @@ class RemoteCall:
     async def prepare(self) -> ReplyReader:
         """The body to send next; raises ``ContextOverflowError`` before anything is sent."""
         body = self._body_with(self._limit)
+        self._measure(body)
         if body.get("tools") and not self._dialect.tools_seen and await self._drops_tools(body):
             body = self._body_with(self._limit)
-        self._least, self._most = prompt_size(body)
+            self._measure(body)
         limit = await self._room(body)
         if limit is not None and self._limit is None:
             body = self._body_with(limit)
@@ -81,6 +82,13 @@ class RemoteCall:
     def _body_with(self, limit: int | None) -> dict[str, Any]:
         name, dialect = self.engine.wire_name, self._dialect
         return body_of(name, self.request, dialect, limit=limit, stream=self.stream)
+
+    def _measure(self, body: dict[str, Any]) -> None:
+        """Bounds of the prompt; one that cannot fit is not sent to be counted either."""
+        self._least, self._most = prompt_size(body)
+        window, wanted = self.engine.known_window(), max(self.request.max_tokens or 1, 1)
+        if window is not None and self._least + wanted > window:
+            raise ContextOverflowError(self.engine.name, self._least, wanted, window, at_least=True)
 
     async def _drops_tools(self, body: dict[str, Any]) -> bool:
         """Whether the server's template leaves tools out, where it counts; found out once."""
@@ -165,8 +173,7 @@ class RemoteCall:
             changed = learn(self._dialect, self._body, refused)
             if changed is not None:
                 self._dialect = changed
-                # One schema's trouble with a grammar says nothing of the next one's.
-                if refused != {"response_format"} or "response_format" in body:
+                if is_for_good(refused, body):
                     self._remember(changed)
                 return
         raise as_error(
@@ -191,6 +198,8 @@ class RemoteCall:
     def was_ignored(self, message: Message) -> bool:
         """Whether the server let a forced call pass unheard; then it is asked in words, once."""
         if message.tool_calls or not is_forced(self.request) or self._shown:
+            return False
+        if self._dialect.talks_first:
             return False
         changed = learn(self._dialect, self._body, frozenset({"tool_choice"}))
         if changed is None:

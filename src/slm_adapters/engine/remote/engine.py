@@ -120,8 +120,9 @@ class RemoteEngine(ChatEngine):
     async def _events(
         self, request: ChatRequest, *, stream: bool
     ) -> AsyncIterator[Chunk | Completion]:
-        call = RemoteCall(self, request, self.deadline(request.timeout), stream=stream)
-        await self.server.look(self.wire_name, call.deadline)
+        deadline = self.deadline(request.timeout)
+        await self.server.look(self.wire_name, deadline)
+        call = RemoteCall(self, request, deadline, stream=stream)
         while True:
             reader = await call.prepare()
             try:

@@ -19,7 +19,9 @@ from ...errors import (
     SLMAdaptersError,
 )
 
-__all__ = ["as_error", "find_error", "message_of", "refused_fields", "too_long_for_window"]
+__all__ = [
+    "as_error", "find_error", "is_for_good", "message_of", "refused_fields", "too_long_for_window",
+]  # fmt: skip
 
 _LONGEST_QUOTE = 160
 #: CrewAI takes such words in any error for a throttled provider and repeats the whole call.
@@ -52,9 +54,11 @@ _PROMPT = tuple(
 #: Phrases that mean a field the request had, without naming it.
 _MEANT = (
     ("tools", re.compile(r"not support tools|tool.?choice requires|tool-call-parser|--jinja")),
+    ("tools", re.compile(r"unable to generate parser")),
     ("messages", re.compile(r"roles must alternate|system role|conversation roles|roles are supp")),
     ("response_format", re.compile(r"json.?schema|grammar|guided|structured.?output")),
 )
+_SCHEMA_TROUBLE = re.compile(r"json.?schema|grammar", re.IGNORECASE)
 _REFUSING = frozenset({400, 404, 405, 415, 422, 500, 501})
 
 
@@ -103,6 +107,16 @@ def refused_fields(status: int, body: str, sent: Collection[str]) -> frozenset[s
         return frozenset({"tools"})
     named = {f for f in sent if f not in ("tools", "messages") and re.search(rf"\b{f}\b", text)}
     return frozenset(named or meant)
+
+
+def is_for_good(refused: frozenset[str], body: str) -> bool:
+    """Whether the next request with these fields will be refused as well.
+
+    One schema's trouble with a grammar says nothing of the next one's.
+    """
+    if refused == {"response_format"}:
+        return "response_format" in body
+    return refused != {"tools"} or not _SCHEMA_TROUBLE.search(body)
 
 
 def as_error(

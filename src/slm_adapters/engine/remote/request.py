@@ -50,13 +50,15 @@ class Dialect:
     """What is known of a server's habits. ``shape``: which of the message shapes it takes.
 
     ``thinks_unasked``: replies begin inside a thinking block that the prompt opened; None: unknown.
-    ``tools_seen``: its template was seen to put tools into the prompt.
+    ``tools_seen``: its template was seen to put tools into the prompt. ``talks_first``: a forced
+    call may come after text, and a tool named in ``tool_choice`` goes unheard, as in llama.cpp.
     """
 
     refused: frozenset[str] = frozenset()
     shape: int = 0
     thinks_unasked: bool | None = None
     tools_seen: bool = False
+    talks_first: bool = False
 
 
 def offered_tools(request: ChatRequest) -> tuple[Tool, ...]:
@@ -88,7 +90,7 @@ def body_of(
     if native:
         body["tools"] = [tool.to_openai() for tool in native]
         if is_forced(request):
-            body["tool_choice"] = _choice(request)
+            body["tool_choice"] = _choice(request, dialect)
     if request.response_format and not tools:
         # Beside tools a server would let the model write nothing but the schema.
         body["response_format"] = _named(request.response_format)
@@ -114,7 +116,8 @@ def _messages(
     if in_prompt:
         shape = replace(shape, tools=False, tool_calls=False, tool_results=False)
     must = ""
-    if tools and is_forced(request) and (in_prompt or "tool_choice" in dialect.refused):
+    in_words = in_prompt or dialect.talks_first or "tool_choice" in dialect.refused
+    if tools and is_forced(request) and in_words:
         names = [tool.name for tool in tools]
         must = _MUST_CALL.format(which=names[0] if len(names) == 1 else "one of the functions")
     return shaped_messages(
@@ -122,8 +125,9 @@ def _messages(
     )
 
 
-def _choice(request: ChatRequest) -> Any:
-    if request.tool_choice == "required":
+def _choice(request: ChatRequest, dialect: Dialect) -> Any:
+    # The tool that was named is the only one offered.
+    if request.tool_choice == "required" or dialect.talks_first:
         return "required"
     return {"type": "function", "function": {"name": request.tool_choice}}
 

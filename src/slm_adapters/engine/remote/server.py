@@ -7,18 +7,21 @@ only of servers of which it is known that they answer.
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ...errors import UnreachableServerError
 from .errors import as_error
 from .http import Deadline, Http, Rejected
-from .request import Dialect
+from .request import Dialect, short_name
 
 __all__ = ["Server", "server_at"]
+
+logger = logging.getLogger("slm_adapters")
 
 #: ``owned_by`` in a server's model list -> its provider name.
 _OWNERS = {
@@ -35,6 +38,10 @@ _PORTS = {11434: "ollama", 1234: "lm_studio"}
 _LAST_TOKENS = 16
 #: A server of no kind we know.
 _ANY = "openai_compatible"
+#: What llama.cpp answers while it loads a model.
+_LOADING = 503
+#: A version that has no such endpoint, or one that is not open to us. Others are of one request.
+_NO_SUCH_ENDPOINT = (401, 403, 404, 405, 501)
 
 
 @dataclass(slots=True)
@@ -55,6 +62,7 @@ class Server:
         #: ``gen_ai.provider.name``: a guess by address until the server listed its models.
         self.provider = _PORTS.get(self.http.port, known)
         self.listed: tuple[str, ...] = ()
+        self._aliases: set[str] = set()
         self._models: dict[str, _Model] = {}
         self._looked: set[str] = set()
         self._counts = True
@@ -78,6 +86,7 @@ class Server:
             if self.provider == "ollama":
                 await self.learn_window(name, deadline)  # known only once the model is loaded
             return
+        known = True
         try:
             listing, software = await self.http.get(f"{self.http.base_url}/models", deadline)
         except Rejected as error:
@@ -86,15 +95,20 @@ class Server:
                     error.status, error.body, model=name, server=self.http.host, sent_tokens=0,
                     max_tokens=None,
                 ) from error  # fmt: skip
-            listing, software = {}, ""
+            listing, software, known = {}, "", error.status != _LOADING
         self._read_list(listing, software)
-        self._looked.add(name)
-        await self.learn_window(name, deadline)
+        if self.provider == "llama_cpp":
+            model = self.model(name)
+            model.dialect = replace(model.dialect, talks_first=True)
+        if await self.learn_window(name, deadline) and known:
+            self._looked.add(name)
+            self._say_who_answers(name)
 
     def _read_list(self, listing: Any, software: str) -> None:
         entries = listing.get("data") if isinstance(listing, dict) else None
         entries = [e for e in entries or () if isinstance(e, dict) and e.get("id")]
         self.listed = tuple(str(entry["id"]) for entry in entries)
+        self._aliases = {str(name) for entry in entries for name in entry.get("aliases") or ()}
         for entry in entries:
             model = self.model(str(entry["id"]))
             window = entry.get("max_model_len")
@@ -105,18 +119,36 @@ class Server:
         if "llama.cpp" in software:
             self.provider = "llama_cpp"
 
-    async def learn_window(self, name: str, deadline: Deadline) -> None:
-        """Ask a server of a known kind for a window that its list does not tell."""
+    def _say_who_answers(self, name: str) -> None:
+        """llama.cpp answers to any name with the one model it has."""
+        known = name in self.listed or name in self._aliases
+        if self.provider == "llama_cpp" and len(self.listed) == 1 and not known:
+            logger.warning(
+                "%s has no model %r and answers with %r: use that name, or start it with --alias "
+                "if that is the model you mean.",
+                self.http.host, short_name(name), short_name(self.listed[0]),
+            )  # fmt: skip
+
+    async def learn_window(self, name: str, deadline: Deadline) -> bool:
+        """Ask a server of a known kind for a window that its list does not tell.
+
+        False: it is loading the model still, and will tell later.
+        """
         find = _WINDOWS.get(self.provider)
         model = self.model(name)
         if self.window(name) is not None or find is None:
-            return
+            return True
         path, read = find
-        with contextlib.suppress(Rejected, UnreachableServerError):
+        try:
             answer, _ = await self.http.get(f"{self.http.root}{path.format(name=name)}", deadline)
-            with contextlib.suppress(TypeError, AttributeError, KeyError):
-                found = read(answer, name)
-                model.window = found if isinstance(found, int) and found > 0 else None
+        except Rejected as error:
+            return error.status != _LOADING
+        except UnreachableServerError:
+            return True
+        with contextlib.suppress(TypeError, AttributeError, KeyError):
+            found = read(answer, name)
+            model.window = found if isinstance(found, int) and found > 0 else None
+        return True
 
     async def count(self, name: str, body: dict[str, Any], deadline: Deadline) -> int | None:
         """Prompt tokens of a request's body by the server's own tokenizer; None: it has none."""
@@ -125,8 +157,9 @@ class Server:
             return None
         try:
             return await counter(self.http, name, body, deadline)
-        except (Rejected, TypeError, KeyError):
-            # Its version has no such endpoint, or it is not open to us.
+        except Rejected as error:
+            self._counts = error.status not in _NO_SUCH_ENDPOINT
+        except (TypeError, KeyError):
             self._counts = False
         except UnreachableServerError:
             return None

@@ -1,11 +1,21 @@
-"""Our engine beside transformers' ``generate`` on a CPU: the same weights, prompts and tokens.
+"""Our engine on a CPU, beside transformers' ``generate`` and llama.cpp, on the same weights.
 
-    python bench/engine_cpu.py                  # every part, the SmolLM2-135M shape
-    python bench/engine_cpu.py --parts stream --models bundled --rounds 10
+    python bench/engine_cpu.py                                  # every part: 10 to 15 minutes
+    python bench/engine_cpu.py --parts stream --rounds 2        # one part, in a minute or two
+    python bench/engine_cpu.py --parts llamacpp --threads 2 --keep out
 
-Rounds are interleaved and short, so a busy machine slows all sides alike. Two clocks: wall time,
-and the CPU time of this process, which other processes disturb less; ``--clock`` says which one
-the ratios are of. Weights are random: speed does not depend on what they say.
+parts
+  stream    one stream and eight at once against ``generate``: a prompt of 256 tokens, 32 new ones
+  role      time to the first token of a role's first call and of its second, 2,000 tokens of prompt
+  adapters  eight streams with no LoRA adapter, with one, and with four mixed; and their memory
+  llamacpp  one stream after a prompt of 512 tokens, and eight at once, against llama.cpp's server
+            on q4_0 weights, in a process of its own; it needs: pip install xllamacpp gguf
+
+Rounds are interleaved and short, so a busy machine slows all sides alike. The first is not
+counted; then minimum, median and maximum are printed, and ratios of medians with their spread.
+Two clocks: wall time, and the CPU time of the process that computes, which other processes disturb
+less; --clock says which one the ratios are of. Weights are random, of the SmolLM2-135M shape:
+speed does not depend on what they say.
 
 ``generate`` computes in the number format that the engine chose for this CPU. Where that is
 float32, because the CPU does not multiply bfloat16, it also runs in bfloat16, as examples of
@@ -18,12 +28,14 @@ import argparse
 import contextlib
 import gc
 import os
-import statistics
+import shutil
 import tempfile
 import time
 from pathlib import Path
 
 import torch
+from clocks import Clock
+from llamacpp_peer import INSTALL, is_here, served, write_gguf
 
 from slm_adapters.calls import Message
 from slm_adapters.engine import loader, weights
@@ -31,7 +43,7 @@ from slm_adapters.engine.engine import ChatRequest
 from slm_adapters.engine.sampling import Sampling
 from slm_adapters.errors import EmptyReplyError
 
-PROMPT, SHORT, NEW, ROLE, ROWS = 256, 8, 32, 2000, 8
+PROMPT, LONG, SHORT, NEW, ROLE, ROWS = 256, 512, 8, 32, 2000, 8
 BUNDLED = Path(weights.__file__).parents[1] / "models" / "bundled"
 
 
@@ -73,44 +85,6 @@ def stock(path: Path, quantization: str, dtype: str):
     source = weights.resolve(str(path), None, quantization, dtype, "cpu", False)
     with weights.quiet(), weights.no_kernel_download():
         return weights._read_weights(source)
-
-
-class Clock:
-    """Milliseconds by name, on both clocks."""
-
-    def __init__(self, of: str) -> None:
-        self.of = of
-        self.rows: dict[str, dict[str, list[float]]] = {"wall": {}, "cpu": {}}
-
-    def add(self, name: str, wall: float, cpu: float) -> None:
-        self.rows["wall"].setdefault(name, []).append(wall * 1e3)
-        self.rows["cpu"].setdefault(name, []).append(cpu * 1e3)
-
-    def time(self, name: str, work, per: int = 1):
-        wall, cpu = time.perf_counter(), time.process_time()
-        result = work()
-        self.add(name, (time.perf_counter() - wall) / per, (time.process_time() - cpu) / per)
-        return result
-
-    def median(self, name: str) -> float:
-        return statistics.median(self.rows[self.of][name])
-
-    def report(self, title: str) -> None:
-        print(f"\n{title}; ms: min / median / max")
-        for name in self.rows["wall"]:
-            line = f"  {name:38s}"
-            for label in ("wall", "cpu"):
-                row = self.rows[label][name]
-                line += f"  {label} {min(row):8.2f} /{statistics.median(row):8.2f} /{max(row):8.2f}"
-            print(line, flush=True)
-
-    def ratio(self, text: str, slow: str, fast: str, times: float = 1.0) -> None:
-        """Of medians; the spread is the slowest against the fastest round."""
-        a, b = self.rows[self.of][slow], self.rows[self.of][fast]
-        middle = statistics.median(a) / statistics.median(b) * times
-        print(
-            f"  {text}: {middle:.2f} ({min(a) / max(b) * times:.2f}..{max(a) / min(b) * times:.2f})"
-        )
 
 
 class Ticks:
@@ -180,8 +154,7 @@ def stream_part(path: Path, quantization: str, options) -> None:
         generation = now.time("prefill, ours", lambda: read(decoder, prompt))
         tokens = now.time("token, ours", lambda: write(decoder, [generation], NEW)[0], NEW)
         decoder.end(generation)
-        prompts = [random_ids(64, 1000 * row + seed + 1) for row in range(ROWS)]
-        rows = [read(decoder, prompt) for prompt in prompts]
+        rows = [read(decoder, ids) for ids in several_ids(seed + 1)]
         now.time(f"token of {ROWS} streams, ours", lambda: write(decoder, rows, NEW), NEW * ROWS)
         agree.append(next((i for i, (a, b) in enumerate(zip(tokens, said)) if a != b), NEW))
     clock.report(
@@ -263,35 +236,96 @@ def adapters_part(path: Path, quantization: str, options) -> None:
     clock.ratio("throughput: one adapter / none", f"token of {ROWS} streams, no adapter", one)
 
 
+def llamacpp_part(path: Path, quantization: str, options) -> None:
+    """One stream and eight at once, against llama.cpp's server on 4-bit weights."""
+    if not is_here():
+        print(f"\nllama.cpp is not here, so it was not measured: {INSTALL}")
+        return
+    gguf = write_gguf(path, path.parent / f"{path.name}-q4_0.gguf", "q4_0")
+    engine = loader.load_engine(str(path), quantization=quantization, device="cpu")
+    engine.warm_up()
+    decoder, clock = engine._handle.loaded().decoder, Clock(options.clock)
+    many = f"token of {ROWS} streams"
+    with served(gguf, torch.get_num_threads(), ROWS, LONG + 2 * NEW) as peer:
+        for seed in range(-1, options.rounds):
+            now = clock if seed >= 0 else Clock(options.clock)
+            prompt, prompts = random_ids(LONG, seed + 1), several_ids(seed + 1)
+            decoder.prefixes.clear()
+            one = now.time("prompt, ours", lambda: read(decoder, prompt))
+            now.time("token, ours", lambda: write(decoder, [one], NEW), NEW)
+            decoder.end(one)
+            now.add("prompt, llama.cpp", *peer.read([prompt]))
+            now.add("token, llama.cpp", *peer.write([prompt], NEW))
+            rows = [read(decoder, ids) for ids in prompts]
+            now.time(f"{many}, ours", lambda: write(decoder, rows, NEW), NEW * ROWS)
+            peer.read(prompts)
+            now.add(f"{many}, llama.cpp", *peer.write(prompts, NEW))
+    size = gguf.stat().st_size / 1e6
+    clock.report(f"{path.name}: prompt {LONG}, ours {quantization}, llama.cpp q4_0 ({size:.0f} MB)")
+    for name in ("prompt", "token", many):
+        clock.ratio(f"{name}: llama.cpp / ours", f"{name}, llama.cpp", f"{name}, ours")
+
+
+def several_ids(seed: int) -> list[list[int]]:
+    return [random_ids(64, 1000 * row + seed) for row in range(ROWS)]
+
+
 def resident() -> int:
     """Bytes of this process in memory."""
     with open("/proc/self/statm") as file:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-PARTS = {"stream": stream_part, "role": role_part, "adapters": adapters_part}
+PARTS = {
+    "stream": stream_part, "role": role_part, "adapters": adapters_part, "llamacpp": llamacpp_part,
+}  # fmt: skip
+
+#: What a user of other engines types for the same figures; --keep leaves the files.
+BY_HAND = """
+The same by hand, with the files that --keep FOLDER leaves (commands of their projects, not run here):
+  llama.cpp  llama-batched-bench -m FOLDER/smollm2-q4_0.gguf -t {threads} -npp {LONG} -ntg {NEW} -npl 1,{ROWS} -c 8192
+  Ollama     echo 'FROM ./smollm2-q4_0.gguf' > FOLDER/Modelfile && ollama create smollm2-bench -f FOLDER/Modelfile
+             OLLAMA_NUM_PARALLEL={ROWS} ollama serve, then: ollama run --verbose smollm2-bench
+  vLLM       vllm bench latency --model FOLDER/smollm2 --input-len {LONG} --output-len {NEW} --batch-size {ROWS}"""
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--models", nargs="+", default=["smollm2"])
-    parser.add_argument("--quantization", nargs="+", default=["nf4"])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=list(PARTS))
-    parser.add_argument("--clock", default="wall", choices=["wall", "cpu"])
+    parser.add_argument("--rounds", type=int, default=5, help="counted rounds of each part")
+    parser.add_argument("--threads", type=int, help="of every side; else torch's choice")
+    parser.add_argument("--models", nargs="+", default=["smollm2"], help="smollm2, bundled")
+    parser.add_argument("--quantization", nargs="+", default=["nf4"], help="ours: nf4, none, auto")
+    parser.add_argument("--clock", default="wall", choices=["wall", "cpu"], help="of the ratios")
+    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="leave the models there")
     options = parser.parse_args()
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    threads = torch.get_num_threads()
     print(
-        f"torch {torch.__version__}, {torch.get_num_threads()} threads, load {os.getloadavg()}, "
+        f"torch {torch.__version__}, {threads} threads, load {os.getloadavg()}, "
         f"{torch.backends.cpu.get_cpu_capability()}, ratios of {options.clock} time"
     )
-    with tempfile.TemporaryDirectory() as place:
+    with contextlib.ExitStack() as stack:
+        place = options.keep or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        place.mkdir(parents=True, exist_ok=True)
         for name in options.models:
-            path = BUNDLED if name == "bundled" else smollm2_shape(Path(place) / "smollm2")
+            path = bundled_copy(place) if name == "bundled" else smollm2_shape(place / "smollm2")
             for quantization in options.quantization:
                 for part in options.parts:
+                    began = time.monotonic()
                     PARTS[part](path, quantization, options)
+                    print(f"  ({part} took {time.monotonic() - began:.0f} s)", flush=True)
                     loader.unload_all()
                     gc.collect()
+    if "llamacpp" in options.parts:
+        print(BY_HAND.format(threads=threads, LONG=LONG, NEW=NEW, ROWS=ROWS))
+
+
+def bundled_copy(place: Path) -> Path:
+    return Path(shutil.copytree(BUNDLED, place / "bundled", dirs_exist_ok=True))
 
 
 if __name__ == "__main__":

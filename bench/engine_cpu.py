@@ -176,11 +176,6 @@ def role_part(path: Path, quantization: str, options) -> None:
     engine.warm_up()
     loaded, clock = engine._handle.loaded(), Clock(options.clock)
 
-    def first_token(request: ChatRequest) -> None:
-        # Random weights may end a reply with its first token.
-        with contextlib.suppress(EmptyReplyError):
-            engine.complete(request)
-
     for number in range(-1, options.rounds):
         now = clock if number >= 0 else Clock(options.clock)
         loaded.decoder.prefixes.clear()
@@ -188,11 +183,17 @@ def role_part(path: Path, quantization: str, options) -> None:
         for name in ("first call", "second call"):
             question = Message("user", f"{name} {number}: where is my order?")
             request = ChatRequest((Message("system", system), question), max_tokens=1)
-            now.time(name, lambda: first_token(request))
+            now.time(name, lambda: first_token(engine, request))
     clock.report(
         f"{path.name} {quantization}: a role of {engine.count_tokens(request.messages)} prompt tokens"
     )
     clock.ratio("first token: second call / first call", "second call", "first call")
+
+
+def first_token(engine, request: ChatRequest) -> None:
+    # Random weights may end a reply with its first token.
+    with contextlib.suppress(EmptyReplyError):
+        engine.complete(request)
 
 
 def adapters_part(path: Path, quantization: str, options) -> None:
@@ -207,7 +208,7 @@ def adapters_part(path: Path, quantization: str, options) -> None:
         for folder in folders
     ]
     for engine in engines:
-        engine.complete(ChatRequest((Message("user", "hi"),), max_tokens=1))
+        first_token(engine, ChatRequest((Message("user", "hi"),), max_tokens=1))
     gc.collect()
     info = loader.loaded_models()[0]
     added = sum(adapter.nbytes for adapter in info.adapters)

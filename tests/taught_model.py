@@ -30,9 +30,9 @@ ANSWER = "It should have been here on Monday."
 FORCED = (Message("user", "look cat up"),)
 
 
-def taught_model(folder: Path) -> Path:
+def taught_model(folder: Path, **config: int) -> Path:
     """Taught a question, a schema, a forced call and, with a crew's tool, a crew's two turns."""
-    place = tiny_models.tiny_model(folder, window=4096)
+    place = tiny_models.tiny_model(folder, window=4096, **config)
     must = "Answer with a call of look_up and nothing else."
     forced = shaped_messages(ChatFormat(), FORCED, (), None, must)
     plain = [

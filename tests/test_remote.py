@@ -542,6 +542,15 @@ def test_a_forced_call_that_the_server_ignores_is_asked_for_in_words(choice) -> 
         assert offered == (["add", "other"] if choice == "required" else ["add"])
 
 
+def test_a_forced_call_that_the_limit_cut_off_says_nothing_of_the_server() -> None:
+    """It is asked for in words that once; the next call is forced as before."""
+    with fake_server(lambda body: (200, message("<tool_call>{", "length"))) as server:
+        engine = remote(server)
+        for _ in range(2):
+            engine.complete(ask(tools=(ADD,), tool_choice="required"))
+        assert ["tool_choice" in body for body in server.chats()] == [True, False] * 2
+
+
 def test_a_model_that_never_calls_is_turned_down_by_the_check() -> None:
     """The same typed error as a local model's."""
     with fake_server(lambda body: (200, message("no"))) as server:
@@ -923,6 +932,11 @@ OVERFLOWS = [
     (400, {"error": {"message": "This model's maximum context length is 2048 tokens. However, "
            "your request has 2900 input tokens. Please reduce the length of the input messages. "
            "(parameter=input_tokens, value=2900)", "param": "input_tokens"}}, 2900, 2048),
+    (400, {"error": {"message": "This model's maximum context length is 1024 tokens. However, "
+           "your prompt contains at least 1025 input tokens, which exceeds this limit even without "
+           "any output tokens. Please reduce the length of the input prompt. "
+           "(parameter=input_tokens, value=1025)", "type": "BadRequestError", "param":
+           "input_tokens", "code": 400}}, 1025, 1024),
     (400, {"error": {"code": 400, "message": "the request exceeds the available context size. try "
            "increasing the context size or enable context shift", "type":
            "exceed_context_size_error", "n_prompt_tokens": 1407, "n_ctx": 256}}, 1407, 256),

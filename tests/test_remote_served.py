@@ -75,7 +75,7 @@ def test_a_field_it_does_not_know_is_left_out(folder, server) -> None:
     assert answer.reply.message.text == ANSWER
     asked = ChatRequest(QUESTION, response_format=JSON, max_tokens=40)
     assert json.loads(engine.complete(asked).reply.message.text) == {"a": 1}
-    forced = ChatRequest(QUESTION, (LOOK_UP,), tool_choice="required", max_tokens=4)
+    forced = ChatRequest(QUESTION, (LOOK_UP,), tool_choice="required", max_tokens=200)
     assert not engine.complete(forced).reply.message.tool_calls
     assert engine.server.model(str(folder)).dialect.refused == {"top_k", "tool_choice"}
 

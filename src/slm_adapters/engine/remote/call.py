@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
-from ...calls import Message, Reply
+from ...calls import Reply
 from ...errors import ContextOverflowError, ServerError
 from ...telemetry import semconv
 from ..engine import ChatRequest, Chunk, Completion, Timings
@@ -195,16 +195,18 @@ class RemoteCall:
         self._limit = left
         return True
 
-    def was_ignored(self, message: Message) -> bool:
+    def was_ignored(self, reply: Reply) -> bool:
         """Whether the server let a forced call pass unheard; then it is asked in words, once."""
-        if message.tool_calls or not is_forced(self.request) or self._shown:
+        if reply.message.tool_calls or not is_forced(self.request) or self._shown:
             return False
         if self._dialect.talks_first:
             return False
         changed = learn(self._dialect, self._body, frozenset({"tool_choice"}))
         if changed is None:
             return False
-        self._remember(changed)
+        self._dialect = changed
+        if reply.finish_reason != "length":  # what was cut off may have become a call
+            self._remember(changed)
         return True
 
     def _remember(self, dialect: Dialect) -> None:

@@ -133,7 +133,7 @@ class RemoteEngine(ChatEngine):
                 call.ask_differently(rejected)
                 continue
             reply = reader.finish()
-            if call.was_ignored(reply.message):
+            if call.was_ignored(reply):
                 continue
             completion = call.account(reader, reply)
             for chunk in reader.held_back(completion):

@@ -44,7 +44,7 @@ _PROMPT = tuple(
     for phrase in (
         r"\((\d+) in the messages",
         r"(\d+) tokens from the input",
-        r"(?:has|contains|resulted in) (\d+) (?:input )?tokens",
+        r"(?:has|contains|resulted in) (?:at least )?(\d+) (?:input )?tokens",
         r"n_prompt_tokens\D{1,4}(\d+)",
         r"(?:request|input|requested tokens) \(?(\d+)",
         r"requested (\d+) tokens",
@@ -127,7 +127,11 @@ def as_error(
     if overflow is not None:
         prompt, window = overflow
         counted = prompt if prompt is not None else sent_tokens
-        return ContextOverflowError(model, counted, max_tokens or 1, window or counted)
+        # vLLM stops counting where it is too much.
+        bound = prompt is not None and f"at least {prompt} " in body
+        return ContextOverflowError(
+            model, counted, max_tokens or 1, window or counted, at_least=bound
+        )
     said = _quote(message_of(body))
     if status in (401, 403):
         return ServerError(

@@ -820,7 +820,7 @@ def test_without_a_limit_a_reply_gets_what_is_left() -> None:
 
 
 #: As llama.cpp's own server lists and answers; that one runs in ``test_remote_llamacpp.py``.
-LLAMA_CPP = [
+LISTED = [
     {"id": "m", "aliases": ["m", "m.gguf"], "tags": [], "object": "model", "owned_by": "llamacpp",
      "architecture": {"input_modalities": ["text"], "output_modalities": ["text"]},
      "meta": {"vocab_type": 2, "n_vocab": 400, "n_ctx": 512, "n_ctx_train": 4096, "n_embd": 64,
@@ -841,7 +841,7 @@ def llama_cpp(chat):
         },
         "/tokenize": lambda body: {"tokens": body["content"].split()},
     }
-    return fake_server(chat, models=LLAMA_CPP, routes=routes, software="llama.cpp")
+    return fake_server(chat, models=LISTED, routes=routes, software="llama.cpp")
 
 
 def test_llama_cpp_tells_its_window_and_counts() -> None:
@@ -891,7 +891,7 @@ def test_a_server_that_is_loading_is_looked_at_again() -> None:
         return lambda body: answer if ready else (503, LOADING)
 
     routes = {
-        "/v1/models": when_ready({"object": "list", "data": LLAMA_CPP}),
+        "/v1/models": when_ready({"object": "list", "data": LISTED}),
         "/props": when_ready({"default_generation_settings": {"n_ctx": 512}}),
         "/apply-template": when_ready({"prompt": "a b c"}),
         "/tokenize": when_ready({"tokens": [1, 2, 3]}),
@@ -918,7 +918,7 @@ def test_one_prompt_that_cannot_be_counted_says_nothing_of_the_next() -> None:
         "/tokenize": lambda body: {"tokens": [1, 2, 3]},
     }
     with fake_server(
-        lambda body: (200, message("x")), models=LLAMA_CPP, routes=routes, software="llama.cpp"
+        lambda body: (200, message("x")), models=LISTED, routes=routes, software="llama.cpp"
     ) as server:
         engine = remote(server, "m")
         assert engine.count_tokens((Message("user", "x"),), (ADD,)) > 3

@@ -330,7 +330,7 @@ def test_a_server_that_loads_its_model_is_busy_and_then_known(folder, server) ->
         assert (engine.provider, engine.context_window) == ("llama_cpp", 4096)
         assert engine.count_tokens(QUESTION) > 10
     finally:
-        process.kill()
+        process.terminate()
         process.wait(10)
 
 

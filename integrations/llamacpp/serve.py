@@ -35,12 +35,12 @@ def main() -> int:
     except ModuleNotFoundError:
         print("llama.cpp is not here: pip install xllamacpp", file=sys.stderr)
         return 1
-    ended = threading.Event()
+    # It has nothing to save, and winding it down while it still loads would wait for ever.
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: ended.set())
+        signal.signal(number, signal.SIG_DFL)
     server = xllamacpp.Server(parameters(xllamacpp, options))
     print(f"llama.cpp {xllamacpp.__version__} serves {options.model} at {server.listening_address}")
-    ended.wait()
+    threading.Event().wait()
     return 0
 
 

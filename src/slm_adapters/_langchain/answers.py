@@ -53,14 +53,17 @@ def _thought(choice: Generation) -> str | None:
     return reasoning_of(choice.message) if isinstance(choice, ChatGeneration) else None
 
 
+def _reason_in(facts: Mapping[str, Any]) -> str | None:
+    for name in _REASONS:
+        if reason := facts.get(name):
+            return str(reason)
+    return None
+
+
 def _finish_reason(choice: Generation) -> str | None:
     info, message = choice.generation_info, getattr(choice, "message", None)
-    reason = info.get("finish_reason") if info else None
-    if not reason:
-        for facts in (info, getattr(message, "response_metadata", None)):
-            if facts and not reason:
-                named = (facts.get(name) for name in _REASONS)
-                reason = next(filter(None, named), None)
+    said = getattr(message, "response_metadata", None)
+    reason = (info and _reason_in(info)) or (said and _reason_in(said))
     if not reason:
         return "tool_call" if getattr(message, "tool_calls", None) else None
     return semconv.finish_reason(reason)

@@ -202,6 +202,9 @@ def adapters_part(path: Path, quantization: str, options) -> None:
     gc.collect()
     base = loader.load_engine(str(path), quantization=quantization, device="cpu")
     base.warm_up()
+    # What a first answer brings along (the reply's vocabulary, work space) is the base's.
+    first_token(base, ChatRequest((Message("user", "hi"),), max_tokens=1))
+    gc.collect()
     before = resident()
     engines = [
         loader.load_engine(str(path), quantization=quantization, device="cpu", adapter=folder)

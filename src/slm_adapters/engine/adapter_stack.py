@@ -41,19 +41,45 @@ class Adapted:
         return out
 
 
+class _Block:
+    """One allocation for all matrices, which goes back whole.
+
+    A matrix of its own for every module and every new adapter would leave holes as large as the
+    adapters themselves.
+    """
+
+    #: Matrices begin where a vector instruction likes to read, in numbers of any format.
+    _STEP = 32
+
+    def __init__(self, loras: Sequence[Lora]) -> None:
+        import torch
+
+        parts = [part for lora in loras for part in (lora.down, lora.up)]
+        rows = sum(-(-part.numel() // self._STEP) * self._STEP for part in parts)
+        self._numbers = torch.empty(rows, dtype=parts[0].dtype, device=parts[0].device)
+        self._start = 0
+
+    def joined(self, parts: Sequence[Any]) -> Any:
+        """The matrices one below the other."""
+        import torch
+
+        width, count = parts[0].shape[1], sum(part.numel() for part in parts)
+        place = self._numbers[self._start : self._start + count].view(-1, width)
+        self._start += -(-count // self._STEP) * self._STEP
+        return torch.cat(list(parts), out=place)
+
+
 class _Columns:
     """One module's matrices of all adapters: ``down [ranks, in]``, ``up [ranks, out]``."""
 
     __slots__ = ("down", "layout", "own", "spans", "up")
 
-    def __init__(self, loras: Mapping[int, Lora]) -> None:
+    def __init__(self, loras: Mapping[int, Lora], block: _Block) -> None:
         """``loras``: by slot. Their own tensors become views of these."""
-        import torch
-
         slots = list(loras)
         ranks = [loras[slot].down.shape[0] for slot in slots]
-        self.down = torch.cat([loras[slot].down for slot in slots])
-        self.up = torch.cat([loras[slot].up for slot in slots])
+        self.down = block.joined([loras[slot].down for slot in slots])
+        self.up = block.joined([loras[slot].up for slot in slots])
         self.spans: dict[int, tuple[int, int]] = {}
         #: One slot's ``down`` turned, ``[in, rank]``, and its ``up``.
         self.own: dict[int, tuple[Any, Any]] = {}
@@ -114,15 +140,18 @@ class Stack:
         self._stale = False
         self._slots = {id(adapter): slot for slot, adapter in enumerate(adapters)}
         self._adapters = [weakref.ref(adapter, self._forget) for adapter in adapters]
+        self._columns = {}
+        if not adapters:
+            return
+        block = _Block([lora for adapter in adapters for lora in adapter.layers.values()])
         for name in self.known:
-            self._columns.pop(name, None)
             loras = {
                 slot: adapter.layers[name]
                 for slot, adapter in enumerate(adapters)
                 if name in adapter.layers
             }
             if loras:
-                self._columns[name] = _Columns(loras)
+                self._columns[name] = _Columns(loras, block)
 
     def _forget(self, _: weakref.ref[Adapter]) -> None:
         # In whatever thread dropped it: the layout is the worker's to change.

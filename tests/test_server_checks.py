@@ -49,7 +49,7 @@ def test_it_tells_a_server_that_serves_from_one_that_does_not(capsys) -> None:
 
     models = [{"id": "m", "owned_by": "vllm", "max_model_len": 4096}]
     routes = {"/tokenize": lambda body: {"count": len(json.dumps(body)) // 4}}
-    check = loaded("vllm").check
+    check = loaded("vllm").model_servers.check
     with fake_server(chat, models=models, routes=routes) as server:
         good = True
         assert check("vLLM", "start", server.base_url, ["m"]) == 0
@@ -67,7 +67,7 @@ CITY = '{"city": "Paris"}'
 @pytest.mark.skipif(bool(why_no_llama_cpp()), reason=why_no_llama_cpp())
 def test_the_check_passes_on_a_real_llama_cpp(tmp_path) -> None:
     """Its whole script, on llama.cpp's own server, over a tiny model that knows the answers."""
-    check = loaded("vllm")
+    check = loaded("vllm").model_servers
     place = tiny_model(tmp_path / "parrot", window=1024)
     plain = [
         (asked("Name the capital of France."), "Paris."),

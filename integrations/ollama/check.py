@@ -5,32 +5,17 @@ Exit code 0: all of it works, or no server answered (it says which). 1: somethin
 
 from __future__ import annotations
 
-import argparse
-import importlib.util
 import sys
 from pathlib import Path
-from types import ModuleType
 
-START = "docker compose -f integrations/ollama/compose.yaml up -d"
+sys.path.insert(0, str(Path(__file__).parent.parent))
+import model_servers
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("models", nargs="*", default=["qwen3:4b"], help="names Ollama lists")
-    parser.add_argument("--base-url", default="http://localhost:11434/v1")
-    options = parser.parse_args()
-    return questions().check("Ollama", START, options.base_url, options.models)
-
-
-def questions() -> ModuleType:
-    """The questions are the same for every server; they live beside vLLM."""
-    path = Path(__file__).parent.parent / "vllm" / "check.py"
-    spec = importlib.util.spec_from_file_location("server_questions", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return model_servers.run(
+        __file__, __doc__, "Ollama", "http://localhost:11434/v1", "qwen3:4b", "names Ollama lists"
+    )
 
 
 if __name__ == "__main__":

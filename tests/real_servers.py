@@ -6,6 +6,7 @@ Python of an environment that has it: beside CrewAI's ``mcp<2`` it cannot be ins
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 import os
 import socket
@@ -16,6 +17,8 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from slm_adapters.engine.engine import ChatEngine, ChatRequest, Completion
 
 VLLM = "SLM_ADAPTERS_TEST_VLLM"
 #: Where the scripts are that write GGUF files and run llama.cpp.
@@ -56,6 +59,20 @@ def answers(url: str) -> bool:
             return bool(answer.status == 200)
     except OSError:
         return False
+
+
+def in_all_four_ways(engine: ChatEngine, request: ChatRequest) -> list[Completion]:
+    """What comes plain and streamed, with and without asyncio; streams come in pieces."""
+
+    async def in_tasks() -> list[Completion]:
+        streamed = [event async for event in engine.astream(request)]
+        return [await engine.acomplete(request), streamed[-1]]
+
+    *pieces, last = list(engine.stream(request))
+    assert len(pieces) > 1
+    answers = [engine.complete(request), last, *asyncio.run(in_tasks())]
+    assert all(isinstance(answer, Completion) for answer in answers)
+    return answers
 
 
 @contextmanager

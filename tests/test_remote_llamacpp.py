@@ -22,6 +22,7 @@ from pydantic import BaseModel
 from real_servers import (
     answers,
     free_port,
+    in_all_four_ways,
     llama_cpp,
     llama_cpp_command,
     why_no_llama_cpp,
@@ -74,13 +75,7 @@ def test_the_same_text_as_in_this_process_in_all_four_ways(folder, engine) -> No
     request = ChatRequest(QUESTION, max_tokens=40)
     here = load_engine(folder, quantization="none", dtype="float32").complete(request)
 
-    async def in_tasks():
-        streamed = [event async for event in engine.astream(request)]
-        return await engine.acomplete(request), streamed[-1]
-
-    *pieces, last = list(engine.stream(request))
-    assert len(pieces) > 1
-    for there in (engine.complete(request), last, *asyncio.run(in_tasks())):
+    for there in in_all_four_ways(engine, request):
         assert there.reply == here.reply
         assert there.reply.message.text == ANSWER
         assert there.usage.input_tokens == here.usage.input_tokens

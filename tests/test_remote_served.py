@@ -16,7 +16,7 @@ from crewai_cases import HostedLLM, crew, tool
 from langchain_core.messages import HumanMessage
 from langchain_core.tools import tool as langchain_tool
 from opentelemetry.trace import SpanKind
-from real_servers import free_port, transformers_serve
+from real_servers import free_port, in_all_four_ways, transformers_serve
 from taught_model import ANSWER, CALL, JSON, LOOK_UP, QUESTION, taught_model
 from tiny_models import teach, tiny_model
 
@@ -24,7 +24,7 @@ import slm_adapters.litellm as slm
 from slm_adapters import errors
 from slm_adapters.calls import Message
 from slm_adapters.crewai import SLM, CallRecorder
-from slm_adapters.engine.engine import ChatRequest, Chunk, Completion
+from slm_adapters.engine.engine import ChatRequest, Chunk
 from slm_adapters.engine.loader import load_engine
 from slm_adapters.langchain import CallRecorder as LangChainRecorder
 from slm_adapters.langchain import ChatSLM
@@ -53,14 +53,7 @@ def test_the_same_text_as_in_this_process_in_all_four_ways(folder, server) -> No
     here = load_engine(folder, quantization="none", dtype="float32").complete(request)
     engine = load_engine(str(folder), base_url=server)
 
-    async def in_tasks():
-        streamed = [event async for event in engine.astream(request)]
-        return await engine.acomplete(request), streamed[-1]
-
-    *pieces, last = list(engine.stream(request))
-    assert len(pieces) > 1
-    for there in (engine.complete(request), last, *asyncio.run(in_tasks())):
-        assert isinstance(there, Completion)
+    for there in in_all_four_ways(engine, request):
         assert there.reply == here.reply
         assert there.reply.message.text == ANSWER
         assert there.usage.input_tokens == here.usage.input_tokens

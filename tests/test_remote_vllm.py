@@ -5,13 +5,12 @@ It needs an environment of its own; see ``real_servers.VLLM``.
 
 from __future__ import annotations
 
-import asyncio
 import json
 
 import pytest
 from crewai_cases import HostedLLM, crew, tool
 from peft_adapters import random_adapter
-from real_servers import vllm, why_no_vllm
+from real_servers import in_all_four_ways, vllm, why_no_vllm
 from taught_model import ANSWER, FORCED, JSON, LOOK_UP, QUESTION, taught_model
 
 from slm_adapters import errors
@@ -60,13 +59,7 @@ def test_the_same_text_as_in_this_process_in_all_four_ways(folder, engine) -> No
     request = ChatRequest(QUESTION, max_tokens=40)
     here = local(folder).complete(request)
 
-    async def in_tasks():
-        streamed = [event async for event in engine.astream(request)]
-        return await engine.acomplete(request), streamed[-1]
-
-    *pieces, last = list(engine.stream(request))
-    assert len(pieces) > 1
-    for there in (engine.complete(request), last, *asyncio.run(in_tasks())):
+    for there in in_all_four_ways(engine, request):
         assert there.reply == here.reply
         assert there.reply.message.text == ANSWER
         assert there.usage.input_tokens == here.usage.input_tokens

@@ -8,7 +8,6 @@ reply, which has the last word in any case.
 from __future__ import annotations
 
 import re
-import uuid
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any, TypeAlias
@@ -18,7 +17,7 @@ from .call_formats import CallFormat
 from .call_readers import MISTRAL_HEAD
 from .engine import ToolCallDelta
 from .growing_text import GrowingText, Pieces, Waiting, json_pieces, json_text
-from .tool_formats import FENCES, formats_of
+from .tool_formats import FENCES, formats_of, tool_call_id
 
 __all__ = ["CallStream"]
 
@@ -119,8 +118,7 @@ class CallStream:
         if name not in self._tools:
             raise ValueError("no such tool")
         index, self.count = self.count, self.count + 1
-        call_id = f"call_{uuid.uuid4().hex[:24]}"
-        yield ToolCallDelta(index, call_id, name, certain=self._certain())
+        yield ToolCallDelta(index, tool_call_id(), name, certain=self._certain())
         for piece in arguments(Arguments(self._source, self._tools[name], self._certain)):
             if piece is None:
                 yield None

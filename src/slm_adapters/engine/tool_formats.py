@@ -38,6 +38,7 @@ __all__ = [
     "find_marker",
     "formats_of",
     "read_calls",
+    "tool_call_id",
 ]
 
 Kind = Literal["json", "tags", "function", "python", "braces", "mistral", "own"]
@@ -275,6 +276,11 @@ def _balanced(body: str) -> bool:
     return body.count("{") == body.count("}") and body.rstrip().endswith(("}", "]"))
 
 
+def tool_call_id() -> str:
+    """An id for a call that came without one."""
+    return f"call_{uuid.uuid4().hex[:24]}"
+
+
 def _numbered(
     calls: list[NameAndArguments], schemas: dict[str, dict[str, Any]] | None
 ) -> tuple[ToolCall, ...]:
@@ -284,5 +290,5 @@ def _numbered(
             schema = (schemas or {}).get(name) or {}
             arguments = {key: typed(value, key, schema) for key, value in arguments.items()}
         text = json.dumps(arguments, ensure_ascii=False)
-        result.append(ToolCall(f"call_{uuid.uuid4().hex[:24]}", name, text))
+        result.append(ToolCall(tool_call_id(), name, text))
     return tuple(result)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import uuid
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +11,7 @@ from ...calls import ToolCall
 from ..call_arguments import ArgumentStream
 from ..engine import ToolCallDelta
 from ..json_repair import read_json
+from ..tool_formats import tool_call_id
 
 __all__ = ["ServerCalls"]
 
@@ -46,7 +46,7 @@ class ServerCalls:
         """All of them; what a limit ``cut_off`` is not completed, lest it be run."""
         repaired = _spelled if cut_off else _repaired
         return tuple(
-            ToolCall(call.id or _new_id(), call.name, repaired(call.arguments))
+            ToolCall(call.id or tool_call_id(), call.name, repaired(call.arguments))
             for call in self._calls
         )
 
@@ -74,13 +74,9 @@ class ServerCalls:
             return
         if call.stream is None:
             call.stream = ArgumentStream(self._schemas[call.name])
-            yield ToolCallDelta(position, call.id or _new_id(), call.name)
+            yield ToolCallDelta(position, call.id or tool_call_id(), call.name)
         if arguments := call.stream.read(call.arguments):
             yield ToolCallDelta(position, arguments=arguments)
-
-
-def _new_id() -> str:
-    return f"call_{uuid.uuid4().hex[:24]}"
 
 
 def _repaired(arguments: str) -> str:

@@ -26,6 +26,7 @@ os.environ.setdefault("SINK_PORT", "9")
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[2] / "src")]
 import canned  # noqa: E402
 import peers  # noqa: E402
+import targets  # noqa: E402
 
 #: Row -> calls of it in one turn's sample (a stream's chunks), and its target: the same multiple of
 #: the floor as where the targets were set.
@@ -105,7 +106,7 @@ class Bench:
 
 
 def quantile(turns, part):
-    return [sorted(ways)[int(part * (len(turns) - 1))] for ways in zip(*turns, strict=True)]
+    return [targets.quantile(way, part) for way in zip(*turns, strict=True)]
 
 
 def ratio(turns, part):

@@ -18,9 +18,15 @@ __all__ = ["CallRecorderBase"]
 
 
 class CallRecorderBase:
-    """A framework's callbacks over ``recorder``; a ``with`` block closes it."""
+    """A framework's callbacks over ``recorder``; a ``with`` block closes it.
+
+    What raises here is each framework's own part. No ``ABC``: the frameworks' base classes, which
+    stand beside this one, choose their own metaclass.
+    """
 
     recorder: Recorder
+
+    # ``Recorder``'s options once more, so that help() of every recorder spells them out.
 
     def __init__(
         self,

@@ -55,8 +55,8 @@ class _Block:
         import torch
 
         parts = [part for lora in loras for part in (lora.down, lora.up)]
-        rows = sum(-(-part.numel() // self._STEP) * self._STEP for part in parts)
-        self._numbers = torch.empty(rows, dtype=parts[0].dtype, device=parts[0].device)
+        count = sum(self._rounded_up(part.numel()) for part in parts)
+        self._numbers = torch.empty(count, dtype=parts[0].dtype, device=parts[0].device)
         self._start = 0
 
     def joined(self, parts: Sequence[Any]) -> Any:
@@ -65,8 +65,11 @@ class _Block:
 
         width, count = parts[0].shape[1], sum(part.numel() for part in parts)
         place = self._numbers[self._start : self._start + count].view(-1, width)
-        self._start += -(-count // self._STEP) * self._STEP
+        self._start += self._rounded_up(count)
         return torch.cat(list(parts), out=place)
+
+    def _rounded_up(self, count: int) -> int:
+        return -(-count // self._STEP) * self._STEP
 
 
 class _Columns:

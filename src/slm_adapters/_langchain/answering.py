@@ -40,6 +40,8 @@ class AnsweringModel(BaseChatModel):
     #: Further tries after an unusable answer; a greedy model would only repeat itself.
     max_retries: int = 2
 
+    # What raises down to ``fallbacks`` is the subclass's part.
+
     def _engine(self, kwargs: Mapping[str, Any]) -> ChatEngine:
         raise NotImplementedError
 

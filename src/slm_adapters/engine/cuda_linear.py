@@ -121,6 +121,7 @@ class Linear:
 
     def run(self, x: Any, out: Any, rows: int, extra: Any = None) -> None:
         """The first ``rows`` rows; ``extra`` float32, like the product, is added to it."""
+        # Every number format has a layout and kernels of its own.
         raise NotImplementedError
 
     def natural(self, x: Any, rows: int) -> Any:

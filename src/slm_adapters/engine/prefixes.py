@@ -69,6 +69,7 @@ class _Recent:
 
     def _shared(self, entry: _Prefix, tokens: list[int], cuts: list[int]) -> int:
         """How much of the entry this prompt can begin with."""
+        # Kept keys and values can be cut anywhere, a snapshot is taken whole.
         raise NotImplementedError
 
     def _add(self, new: _Prefix) -> None:

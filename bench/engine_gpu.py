@@ -14,10 +14,12 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import os
 import shutil
 import statistics
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -346,6 +348,46 @@ def closeness(model, network, layers: int) -> list[str]:
     return lines
 
 
+def until_fast(scheduler: Scheduler) -> None:
+    """Until the kernels are compiled and in use."""
+    from slm_adapters.engine.cuda_llama import CudaLlama
+
+    until = time.perf_counter() + 300
+    while not isinstance(scheduler.decoder.network, CudaLlama):
+        if time.perf_counter() > until:
+            sys.exit("the CUDA forward did not come")
+        ask(scheduler, [[5, 6, 7]], 1)
+        time.sleep(0.02)
+
+
+def one_start(layers: int) -> None:
+    """A fresh process: seconds from loaded weights to a first token, and to the fast forward."""
+    model = model_of(layers, quantized=True)
+    [prompt] = prompts_of(1, PROMPT, 999)
+    torch.cuda.synchronize()
+    start = time.perf_counter()
+    scheduler = Scheduler(Decoder(model, borders=[151644], prefix_budget=1 << 30))
+    ask(scheduler, [prompt], 1)
+    token = time.perf_counter()
+    until_fast(scheduler)
+    fast = time.perf_counter()
+    print(json.dumps({"first token": token - start, "fast forward": fast - start}))
+
+
+def starts(report: Report, rounds: int) -> None:
+    """Each round with nothing compiled before, then once more."""
+    for _ in range(rounds):
+        with tempfile.TemporaryDirectory() as folder:
+            for kind in ("nothing compiled", "compiled before"):
+                command = [sys.executable, __file__, "--one-start"]
+                environment = {**os.environ, "TRITON_CACHE_DIR": folder}
+                done = subprocess.run(
+                    command, env=environment, check=True, capture_output=True, text=True
+                )
+                for name, seconds in json.loads(done.stdout.splitlines()[-1]).items():
+                    report.add(f"{kind}: {name}, s", seconds)
+
+
 def peers() -> None:
     print("\nPeers a user would pick, with the same prompt and reply lengths:")
     for name, (program, command) in PEERS.items():
@@ -361,12 +403,18 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=36)
     parser.add_argument("--streams", type=int, default=32)
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--only", nargs="+", default=["one", "many", "role", "close", "adapters"])
+    parser.add_argument(
+        "--only", nargs="+", default=["start", "one", "many", "role", "close", "adapters"]
+    )
+    parser.add_argument("--one-start", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if not torch.cuda.is_available():
         sys.exit("no CUDA GPU here")
     import transformers
 
+    if options.one_start:
+        one_start(options.layers)
+        return
     device = torch.cuda.get_device_name(0)
     print(
         f"{device}, torch {torch.__version__}, transformers {transformers.__version__}", flush=True
@@ -383,22 +431,15 @@ def main() -> None:
     named = Named(model, "abcd")
     lora = torch.cuda.memory_allocated() - held
     held += lora
-
-    def start():
-        decoder = Decoder(model, borders=[151644], prefix_budget=1 << 30, adapters=named)
-        scheduler = Scheduler(decoder)
-        return scheduler, ask(scheduler, [prompt], 1)
-
-    (scheduler, _), seconds = clocked(start)
+    scheduler = Scheduler(Decoder(model, borders=[151644], prefix_budget=1 << 30, adapters=named))
+    until_fast(scheduler)
     network = scheduler.decoder.network
     clear(scheduler)
     extra = torch.cuda.memory_allocated() - held
-    print(
-        f"{type(network).__name__}: first token {seconds:.2f} s after the weights, capture included; "
-        f"{extra / 1e6:.0f} MB beside them",
-        flush=True,
-    )
+    print(f"{type(network).__name__}: {extra / 1e6:.0f} MB beside weights and adapters", flush=True)
     report, agree = Report(), []
+    if "start" in options.only:
+        starts(report, options.rounds)
     ask(scheduler, [prompt], 8)
     ask(scheduler, prompts_of(options.streams, PROMPT, 998), 24)
     if "one" in options.only:
@@ -421,6 +462,9 @@ def main() -> None:
     report.line(f"{options.streams} streams: ours", batch)
     for name in ("first call, ms", "second call, ms", "first / second"):
         report.line(f"role of 2,000 tokens: {name}")
+    for kind in ("nothing compiled", "compiled before"):
+        for name in ("first token", "fast forward"):
+            report.line(f"{kind}: {name}, s", digits=2)
     one = f"{options.streams} streams of 64: one adapter"
     for kind in ("no adapter", "one adapter", "four adapters, mixed"):
         report.line(f"{options.streams} streams of 64: {kind}", one)

@@ -9,7 +9,10 @@ import copy
 import gc
 import importlib.util
 import os
+import threading
+import time
 import weakref
+from concurrent.futures import Future
 from typing import Any
 
 import pytest
@@ -17,12 +20,17 @@ import torch
 
 from slm_adapters.engine.adapters import Adapter, Lora
 from slm_adapters.engine.cuda_adapters import AdapterTable
+from slm_adapters.engine.cuda_cache import CudaCache
 from slm_adapters.engine.cuda_graphs import Graphs
-from slm_adapters.engine.cuda_llama import CudaCache, CudaLlama
+from slm_adapters.engine.cuda_llama import CudaLlama
+from slm_adapters.engine.cuda_start import start
 from slm_adapters.engine.decoder import Decoder
-from slm_adapters.engine.network import TransformersNetwork, best_network
+from slm_adapters.engine.engine import Chunk
+from slm_adapters.engine.network import TransformersNetwork
+from slm_adapters.engine.patience import Patience
 from slm_adapters.engine.sampling import Sampling
-from slm_adapters.errors import AdapterError
+from slm_adapters.engine.scheduler import Scheduler, Ticket
+from slm_adapters.errors import AdapterError, GenerationError
 
 CUDA = torch.cuda.is_available()
 if not CUDA:
@@ -126,7 +134,7 @@ def test_without_graphs_every_run_launches() -> None:
 def test_a_model_on_a_cpu_does_not_fit() -> None:
     model, _ = models("llama", nf4=False)
     if not CUDA:
-        assert CudaLlama.of(model, TransformersNetwork(model)) is None
+        assert start(model, TransformersNetwork(model)) is None
 
 
 def test_a_removed_adapter_gives_its_memory_back() -> None:
@@ -216,11 +224,12 @@ def test_greedy_replies_take_the_tokens_that_a_step_found() -> None:
 
 
 @triton_only
-@pytest.mark.parametrize("rows", [1, 5, 70])
+@pytest.mark.parametrize("rows", [1, 5, 20, 40, 70])
 @pytest.mark.parametrize("nested", [False, True], ids=["plain", "nested"])
 def test_linear_layers_over_nf4(rows: int, nested: bool) -> None:
     """Norm and bias before, gate and residual behind; few, one and many rows by other kernels."""
-    from slm_adapters.engine.cuda_linear import ADD, GATE, PLAIN, Launcher, linear, planes
+    from slm_adapters.engine.cuda_launch import Launcher, planes
+    from slm_adapters.engine.cuda_linear import ADD, GATE, PLAIN, linear
 
     model, whole = models("qwen2", nf4=True, nested=nested)
     layer, truth = model.model.layers[0], whole.model.layers[0]
@@ -259,7 +268,8 @@ def test_linear_layers_over_nf4(rows: int, nested: bool) -> None:
 @triton_only
 def test_the_modules_keep_working_on_the_joined_weights() -> None:
     """The model's own forward reads the same weights afterwards; nothing is held twice."""
-    from slm_adapters.engine.cuda_linear import GATE, Launcher, linear
+    from slm_adapters.engine.cuda_launch import Launcher
+    from slm_adapters.engine.cuda_linear import GATE, linear
 
     model, whole = models("llama", nf4=True, nested=True)
     mlp, truth = model.model.layers[0].mlp, whole.model.layers[0].mlp
@@ -300,6 +310,10 @@ def test_logits_are_the_models_own(kind: str, nf4: bool) -> None:
         kept = network.new_cache([(keys[..., :9, :].clone(), values[..., :9, :].clone())])
         expected = own.step(prompts[2], own.new_cache([]))
         assert distance(network.step(prompts[2][9:], kept), expected) < LIMIT
+        begun = own.new_cache([])
+        own.step(prompts[2][:9], begun)
+        taken_over = network.new_cache(own.layers_of(begun))
+        assert distance(network.step(prompts[2][9:], taken_over), expected) < LIMIT
 
 
 class _Adapters:
@@ -375,15 +389,23 @@ def test_an_adapter_that_does_not_fit_is_refused() -> None:
 # --- on a GPU ---------------------------------------------------------------------------------
 
 
+def started(model: Any) -> CudaLlama:
+    """The forward that a load comes to, its kernels compiled and proved."""
+    coming = start(model, TransformersNetwork(model))
+    assert coming is not None
+    network = coming.result(300)
+    assert network is not None
+    return network
+
+
 @pytest.mark.gpu
 @gpu_only
 @pytest.mark.parametrize("nf4", [True, False], ids=["nf4", "whole"])
 def test_it_is_chosen_and_replays_what_it_launched(nf4: bool) -> None:
     """Graphs of later steps give what the first run gave, for sequences elsewhere in memory."""
     model, _ = models("qwen2", nf4=nf4)
-    network = best_network(model)
-    assert isinstance(network, CudaLlama)
-    assert ("step", 1, False) in network._graphs._graphs
+    network = started(model)
+    assert ("step", 1, False) in network.graphs._graphs
     with torch.inference_mode():
         first = None
         for _ in range(4):
@@ -393,8 +415,8 @@ def test_it_is_chosen_and_replays_what_it_launched(nf4: bool) -> None:
             logits = network.decode([1, 2, 3], caches).clone()
             first = logits if first is None else first
             assert torch.equal(logits, first)
-        assert ("prompt", 384, 0) in network._graphs._graphs
-        assert ("step", 4, False) in network._graphs._graphs
+        assert ("prompt", 384, 0) in network.graphs._graphs
+        assert ("step", 4, False) in network.graphs._graphs
 
 
 @pytest.mark.gpu
@@ -402,7 +424,7 @@ def test_it_is_chosen_and_replays_what_it_launched(nf4: bool) -> None:
 def test_a_long_sequence_in_steps() -> None:
     """Over the borders of memory blocks and of the pieces that keys are attended to in."""
     model, whole = models("llama", nf4=True)
-    own, network = TransformersNetwork(whole), best_network(model)
+    own, network = TransformersNetwork(whole), started(model)
     exact = TransformersNetwork(copy.deepcopy(whole).float())
     tokens = prompt_of(600, 5)
     with torch.inference_mode():
@@ -416,3 +438,104 @@ def test_a_long_sequence_in_steps() -> None:
             ]
         ours, theirs = (distance(result, results[2]) for result in results[:2])
         assert ours < 1.5 * theirs
+
+
+class _Tokens:
+    """A writer that takes ``limit`` tokens, whatever they are."""
+
+    banned = ()
+
+    def __init__(self, limit: int) -> None:
+        self.limit, self.tokens = limit, []
+
+    @property
+    def ended(self) -> bool:
+        return len(self.tokens) >= self.limit
+
+    def allowed(self) -> Any:
+        return None
+
+    def accept(self, token: int) -> bool:
+        self.tokens.append(token)
+        return True
+
+    def read(self, token: int) -> list[Chunk]:
+        return [Chunk(text="x")]
+
+
+def ask_all(scheduler: Scheduler, prompts: list[list[int]], limit: int) -> list[Ticket]:
+    """All at one moment; ended when this returns."""
+    ends = [threading.Event() for _ in prompts]
+    tickets = []
+    for prompt, end in zip(prompts, ends, strict=True):
+
+        def deliver(chunk: Chunk | None, end: threading.Event = end) -> None:
+            if chunk is None:
+                end.set()
+
+        ticket = Ticket(_Tokens(limit), prompt, Sampling(), limit, Patience(None), deliver)
+        scheduler.submit(ticket)
+        tickets.append(ticket)
+    assert all(end.wait(300) for end in ends)
+    return tickets
+
+
+@pytest.mark.gpu
+@gpu_only
+def test_replies_begin_before_the_kernels_are_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the model's own forward; they go over while they are written, and end."""
+    model, whole = models("llama", nf4=True)
+    coming = start(model, own := TransformersNetwork(model))
+    assert coming is not None
+    later: Future[Any] = Future()
+    scheduler = Scheduler(Decoder(model, network=own, coming=later))
+    exact = TransformersNetwork(copy.deepcopy(whole).float())
+
+    def hand_over(seconds: float) -> None:
+        network = coming.result(300)
+        time.sleep(seconds)
+        later.set_result(network)
+
+    thread = threading.Thread(target=hand_over, args=(1.0,))
+    thread.start()
+    while not coming.done():
+        time.sleep(0.01)
+    prompts = [prompt_of(length, length) for length in (5, 40, 300)]
+    tickets = ask_all(scheduler, prompts, 700)
+    thread.join()
+    assert isinstance(scheduler.decoder.network, CudaLlama)
+    for prompt, ticket in zip(prompts, tickets, strict=True):
+        assert ticket.error is None
+        tokens, cache = ticket.writer.tokens, exact.new_cache([])  # type: ignore[attr-defined]
+        assert len(tokens) == 700
+        # Each token is among the likeliest after those before it, on both sides of the change.
+        with torch.inference_mode():
+            logits = exact.step(prompt, cache)
+            for token in tokens:
+                assert float(logits.max() - logits[token]) < 0.5 * float(logits.std())
+                logits = exact.step([token], cache)
+
+
+@pytest.mark.gpu
+@gpu_only
+def test_a_full_gpu_fails_some_replies_and_serves_the_next() -> None:
+    """Every waiter is released with its reply or a typed error; then all is as before."""
+    model, _ = models("llama", nf4=False)
+    scheduler = Scheduler(Decoder(model, network=started(model), prefix_budget=1 << 28))
+    prompts = [prompt_of(900, seed) for seed in range(32)]
+    expected = [t.writer.tokens for t in ask_all(scheduler, prompts[:2], 40)]  # type: ignore[attr-defined]
+    scheduler.decoder.free()
+    torch.cuda.synchronize()
+    total = torch.cuda.get_device_properties(0).total_memory
+    hoard = torch.empty(torch.cuda.mem_get_info()[0] // 2, dtype=torch.uint8, device=DEVICE)
+    torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + (2 << 20)) / total)
+    try:
+        tickets = ask_all(scheduler, prompts, 100)
+        failed = [ticket for ticket in tickets if ticket.error is not None]
+        assert failed, "there was memory for all"
+        assert all(isinstance(ticket.error, GenerationError) for ticket in failed)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+        del hoard
+    tickets = ask_all(scheduler, prompts[:2], 40)
+    assert [t.writer.tokens for t in tickets] == expected  # type: ignore[attr-defined]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Future
 from functools import cache
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from tiny_models import tiny_model
 
 from slm_adapters.engine.decoder import Decoder, Generation
+from slm_adapters.engine.network import TransformersNetwork, networks
 from slm_adapters.engine.prefixes import PrefixCache
 from slm_adapters.engine.sampling import Sampling
 from slm_adapters.errors import GenerationError
@@ -246,3 +248,62 @@ def test_t51_out_of_memory_frees_prefixes_and_tries_again(model: Any) -> None:
         assert reply(decoder, prompt_of(300), 4)[0] == expected
     finally:
         decoder.network.step = forward
+
+
+def test_a_faster_network_takes_running_replies_over(model: Any) -> None:
+    """Written and half-read replies go on where they are; nothing happens before it is there."""
+    llama = model("llama")
+    prompts = [prompt_of(150, seed) for seed in range(3)]
+    expected = [generated(llama, prompt, 24, do_sample=False) for prompt in prompts]
+    own, coming = TransformersNetwork(llama), Future[Any]()
+    decoder = Decoder(llama, borders=(BORDER,), prefix_budget=1 << 20, network=own, coming=coming)
+    first, second = (start(decoder, prompt) for prompt in prompts[:2])
+    written = [write(decoder, first, 9), write(decoder, second, 4)]
+    half_read = decoder.begin(prompts[2], Sampling())
+    with decoder.computing():
+        decoder.read(half_read)
+    assert not half_read.is_read
+    assert not decoder.can_improve
+    coming.set_result(networks(llama)[0])
+    assert decoder.can_improve
+    with decoder.computing():
+        decoder.improve([first, second, half_read])
+        while not half_read.is_read:
+            decoder.read(half_read)
+    assert decoder.network is coming.result()
+    assert not decoder.can_improve
+    assert written[0] + write(decoder, first, 15) == expected[0]
+    assert written[1] + write(decoder, second, 20) == expected[1]
+    assert write(decoder, half_read, 24) == expected[2]
+    # What the old one kept of a prompt is of use to the new one.
+    again, generation = reply(decoder, prompts[0], 24)
+    assert (again, generation.cached_tokens) == (expected[0], first.cuts[-1])
+
+
+@pytest.mark.parametrize("outcome", ["none", "memory"])
+def test_a_network_that_cannot_take_over_leaves_the_old(
+    model: Any, monkeypatch: pytest.MonkeyPatch, outcome: str
+) -> None:
+    """Where it is none after all, for good; without memory for both, until there is."""
+    llama = model("llama")
+    expected = generated(llama, prompt_of(40), 12, do_sample=False)
+    own, coming = TransformersNetwork(llama), Future[Any]()
+    decoder = Decoder(llama, network=own, coming=coming)
+    generation = start(decoder, prompt_of(40))
+    written = write(decoder, generation, 5)
+    faster = networks(llama)[0]
+    coming.set_result(None if outcome == "none" else faster)
+    with monkeypatch.context() as patch, decoder.computing():
+
+        def full(*_: Any) -> Any:
+            raise torch.OutOfMemoryError("simulated")
+
+        patch.setattr(faster, "new_cache", full, raising=False)
+        decoder.improve([generation])
+    assert decoder.network is own
+    assert decoder.can_improve is (outcome == "memory")
+    written += write(decoder, generation, 3)
+    if decoder.can_improve:
+        decoder.improve([generation])
+        assert decoder.network is faster
+    assert written + write(decoder, generation, 4) == expected

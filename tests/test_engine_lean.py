@@ -15,7 +15,7 @@ from tiny_models import tiny_model
 from slm_adapters.engine import lean_linear
 from slm_adapters.engine.decoder import Decoder
 from slm_adapters.engine.lean_llama import LeanLlama
-from slm_adapters.engine.network import TransformersNetwork, best_network
+from slm_adapters.engine.network import TransformersNetwork, networks
 from slm_adapters.engine.sampling import Sampling
 from slm_adapters.engine.threads import one_thread
 
@@ -83,7 +83,7 @@ def test_float32_logits_are_the_models_own(
     read: Any, architecture: str, cuts: tuple[int, ...]
 ) -> None:
     """However the prompt is cut, and across the borders of the blocks that buffers grow by."""
-    own, lean = TransformersNetwork(read(architecture)), best_network(read(architecture))
+    own, lean = TransformersNetwork(read(architecture)), networks(read(architecture))[0]
     assert isinstance(lean, LeanLlama)
     tokens = prompt_of(300)
     expected = logits_of(own, tokens)
@@ -101,7 +101,7 @@ def test_greedy_tokens_are_the_models_own(
 ) -> None:
     """Twenty prompts; in bfloat16 logits differ by a rounding now and then, a token by a tie."""
     own = TransformersNetwork(read(architecture, dtype, quantization))
-    lean = best_network(read(architecture, dtype, quantization))
+    lean = networks(read(architecture, dtype, quantization))[0]
     assert isinstance(lean, LeanLlama)
     exact = dtype is torch.float32
     for seed in range(20):
@@ -125,7 +125,7 @@ def test_a_batch_gives_each_row_its_own_logits(
     read: Any, architecture: str, dtype: Any, quantization: str
 ) -> None:
     """Sequences of different lengths, one at the end of its block, in one decode."""
-    lean = best_network(read(architecture, dtype, quantization))
+    lean = networks(read(architecture, dtype, quantization))[0]
     assert isinstance(lean, LeanLlama)
     prompts = [prompt_of(length, length) for length in (1, 17, 256, 300)]
     with torch.inference_mode():
@@ -166,7 +166,7 @@ def test_features_of_the_family(read: Any, options: dict[str, Any], dtype: Any) 
     """Biases, head counts and sizes, an untied head, stretched rotary angles."""
     frozen = {k: _Frozen(v) if isinstance(v, dict) else v for k, v in options.items()}
     own = TransformersNetwork(_with_biases(read("llama", dtype, **frozen)))
-    lean = best_network(_with_biases(read("llama", dtype, **frozen)))
+    lean = networks(_with_biases(read("llama", dtype, **frozen)))[0]
     assert isinstance(lean, LeanLlama)
     tokens = prompt_of(90)
     expected = logits_of(own, tokens)
@@ -202,7 +202,7 @@ def test_nf4_stays_nf4(read: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lean_linear, "is_little", lambda nbytes: False)
     model = read("llama", torch.bfloat16, "nf4")
     before, size = model.get_memory_footprint(), packed(model)
-    lean = best_network(model)
+    lean = networks(model)[0]
     assert isinstance(lean, LeanLlama)
     assert lean.kept_bytes < 2 * size
     layers = model.model.layers
@@ -228,7 +228,7 @@ def test_nf4_written_out_once_or_each_time_is_the_same(
         monkeypatch.setattr(lean_linear, "is_little", lambda nbytes, keeps=keeps: keeps)
         model = read("llama", dtype, "nf4")
         size = packed(model)
-        lean = best_network(model)
+        lean = networks(model)[0]
         assert isinstance(lean, LeanLlama)
         assert (lean.kept_bytes > 2 * size) == keeps
         logits.append(logits_of(lean, prompt))
@@ -244,7 +244,7 @@ def test_memory_does_not_double(read: Any, dtype: Any) -> None:
     model = read("llama", dtype, tie_word_embeddings=False)
     before, prompt = model.get_memory_footprint(), prompt_of(30)
     expected = logits_of(TransformersNetwork(model), prompt)
-    assert isinstance(best_network(model), LeanLlama)
+    assert isinstance(networks(model)[0], LeanLlama)
     assert model.get_memory_footprint() == before
     assert torch.equal(logits_of(TransformersNetwork(model), prompt), expected)
 
@@ -265,7 +265,7 @@ def test_other_models_run_their_own_forward(
 ) -> None:
     """Anything unusual falls back."""
     model = read(architecture, **overrides)
-    assert isinstance(best_network(model), TransformersNetwork)
+    assert isinstance(networks(model)[0], TransformersNetwork)
 
 
 def test_a_subclass_and_a_changed_forward_fall_back(read: Any) -> None:
@@ -277,9 +277,9 @@ def test_a_subclass_and_a_changed_forward_fall_back(read: Any) -> None:
 
     model = read("llama")
     mine = Mine(model.config)
-    assert isinstance(best_network(mine.eval()), TransformersNetwork)
+    assert isinstance(networks(mine.eval())[0], TransformersNetwork)
     model.model.layers[0].mlp.act_fn = torch.nn.ReLU()
-    assert isinstance(best_network(model), TransformersNetwork)
+    assert isinstance(networks(model)[0], TransformersNetwork)
 
 
 def test_kept_prefixes_are_not_written_to(read: Any) -> None:
@@ -325,7 +325,7 @@ def test_one_thread_is_this_threads_alone() -> None:
 def test_int8_steps_do_not_log_their_casts(read: Any, caplog: pytest.LogCaptureFixture) -> None:
     """The note comes once per layer and step; the user's own int8 models still write it."""
     model = read("llama", torch.bfloat16, "int8")
-    network = best_network(model)
+    network = networks(model)[0]
     assert isinstance(network, TransformersNetwork)
     talker = logging.getLogger("bitsandbytes.autograd._functions")
     with caplog.at_level(logging.DEBUG):

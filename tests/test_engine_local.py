@@ -18,6 +18,7 @@ from slm_adapters.calls import Message, Reply, Tool
 from slm_adapters.engine import loader
 from slm_adapters.engine.engine import ChatEngine, ChatRequest, Chunk, Completion
 from slm_adapters.engine.grammar import Grammars
+from slm_adapters.engine.scheduler import Scheduler
 from slm_adapters.errors import (
     CancelledGenerationError,
     ContextOverflowError,
@@ -546,7 +547,7 @@ def test_waiting_is_measured_and_ends_with_patience(
     babbling: Any, slow: list[int], monkeypatch: Any
 ) -> None:
     """A queued call reports its wait, and deadline and cancel reach it there."""
-    monkeypatch.setattr(babbling._handle.loaded().scheduler, "_slots", 1)
+    monkeypatch.setattr(Scheduler, "slots", 1)
     busy = threading.Thread(target=babbling.complete, args=(ask("go on", max_tokens=40),))
     busy.start()
     time.sleep(0.05)

@@ -459,7 +459,7 @@ def test_t41_cancelling_releases_the_waiter(engine, steps, waiting) -> None:
     if waiting:
         crowd = [
             threading.Thread(target=lambda: said(engine, ask("x", max_tokens=20)))
-            for _ in range(scheduler_of(engine)._slots)
+            for _ in range(scheduler_of(engine).slots)
         ]
         for thread in crowd:
             thread.start()

@@ -21,7 +21,7 @@ from tiny_models import tiny_model
 from slm_adapters.engine import machine
 from slm_adapters.engine.fit import Fit, Row, fit
 from slm_adapters.engine.loader import load_engine, loaded_models
-from slm_adapters.engine.network import TransformersNetwork, best_network
+from slm_adapters.engine.network import TransformersNetwork, networks
 from slm_adapters.engine.sizes import Skeleton, _tensor_bytes, held_bytes
 from slm_adapters.engine.weights import _read_weights, resolve
 from slm_adapters.errors import ModelLoadError, ModelNotFoundError
@@ -134,7 +134,7 @@ def test_the_cache_is_what_a_forward_fills(tiny, architecture) -> None:
 def test_the_engine_s_own_cache_is_within_a_few_percent() -> None:
     """The lean step rounds its buffers up; at the window's end that is little."""
     model = _read_weights(resolve(str(BUNDLED), None, "none", "float32", "cpu", False))
-    network = best_network(model)
+    network = networks(model)[0]
     assert type(network) is not TransformersNetwork
     cache = network.new_cache([])
     with torch.inference_mode():

@@ -108,7 +108,7 @@ class AdapterTable:
 
     def added(self, x: Any, linear: Any, layer: int, modules: Sequence[int], rows: int) -> Any:
         """What the rows' adapters add to the product of a joint layer, ``[rows, outputs]``."""
-        from .cuda_linear import ceiling
+        from .cuda_launch import ceiling
         from .kernels.lora import expand_kernel, shrink_kernel
 
         launcher, parts = linear.launcher, len(modules)

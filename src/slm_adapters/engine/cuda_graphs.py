@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 __all__ = ["Graphs"]
@@ -29,7 +30,20 @@ class Graphs:
         self._seen: set[Hashable] = set()
         self._works = device.type == "cuda"
         self._pool: Any = None
-        self._stream: Any = None
+        self._stream: Any = _stream(device) if self._works else None
+
+    @contextmanager
+    def beside(self) -> Iterator[None]:
+        """Launches of this thread run beside other threads' work, and have ended afterwards.
+
+        On the stream of the captures, so that cuBLAS needs room for one stream, not two.
+        """
+        import torch
+
+        self._stream.wait_stream(torch.cuda.current_stream(self._device))
+        with torch.cuda.stream(self._stream):
+            yield
+        self._stream.synchronize()
 
     def run(self, key: Hashable, work: Callable[[], None]) -> None:
         """Do what ``work`` launches."""
@@ -49,8 +63,6 @@ class Graphs:
         try:
             if self._pool is None:
                 self._pool = torch.cuda.graph_pool_handle()
-                stream: Any = torch.cuda.Stream
-                self._stream = stream(self._device)
             graph = torch.cuda.CUDAGraph()
             here = torch.cuda.current_stream(self._device)
             self._stream.wait_stream(here)
@@ -72,3 +84,10 @@ class Graphs:
         if len(self._graphs) > _MOST:
             self._seen.discard(self._graphs.popitem(last=False)[0])
         return graph
+
+
+def _stream(device: Any) -> Any:
+    import torch
+
+    stream: Any = torch.cuda.Stream
+    return stream(device)

@@ -7,100 +7,51 @@ is held twice and the modules keep working.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
-from .kernels.nf4 import LEVELS, few_rows_kernel, one_row_kernel, whole_kernel
+from .cuda_launch import Launcher, ceiling, planes
+from .kernels.nf4 import few_rows_kernel, one_row_kernel, whole_kernel
 from .kernels.steps import gate_kernel, norm_kernel
 
-__all__ = ["ADD", "GATE", "PLAIN", "Launcher", "Linear", "linear", "planes"]
+__all__ = ["ADD", "GATE", "PLAIN", "Linear", "linear"]
 
 #: What becomes of the product: written; added to what is there; ``silu(first half) * second``.
 PLAIN, ADD, GATE = 0, 1, 2
-#: Rows up to which 4-bit weights go through the tensor cores as they are; above, they are made
-#: whole first.
-_FEW = 32
-#: What a program of the one-row kernel takes, measured on an H100: rows of the matrix, elements
-#: at a time, warps. For long rows several warps share them.
-_ONE_ROW = {PLAIN: (2, 1024, 1), ADD: (8, 2048, 1), GATE: (4, 2048, 1)}
-_ONE_LONG_ROW = (8, 4096, 8)
+#: The same over long rows, for the tables below.
+_LONG_ADD = 3
 _LONG = 4096
-#: The same of the few-rows kernel, and its stages.
-_FEW_ROWS = {PLAIN: (64, 256, 4, 3), ADD: (64, 256, 4, 3), GATE: (64, 128, 4, 3)}
-#: Programs that are enough to keep a GPU busy.
-_BUSY = 256
+#: What a program of the one-row kernel takes, measured on an H100 and an H200: rows of the matrix,
+#: elements at a time, warps. Several warps share long rows.
+_ONE_ROW = {PLAIN: (2, 1024, 1), ADD: (8, 2048, 1), GATE: (4, 2048, 1), _LONG_ADD: (8, 4096, 8)}
+#: The same of the few-rows kernel, with its stages and how many programs keep a GPU busy, by how
+#: many rows there are at most; more go through weights made whole. ``Launcher.parts`` holds what
+#: twice as many programs leave.
+_FEW_ROWS = {
+    16: {
+        PLAIN: (64, 256, 4, 2, 256),
+        ADD: (64, 256, 4, 3, 256),
+        GATE: (64, 256, 4, 2, 256),
+        _LONG_ADD: (64, 128, 4, 4, 512),
+    },
+    32: {
+        PLAIN: (64, 256, 4, 2, 256),
+        ADD: (64, 256, 4, 3, 256),
+        GATE: (64, 128, 4, 3, 256),
+        _LONG_ADD: (64, 256, 4, 3, 256),
+    },
+    64: {
+        PLAIN: (64, 128, 4, 3, 128),
+        ADD: (32, 512, 4, 2, 256),
+        GATE: (32, 256, 4, 3, 128),
+        _LONG_ADD: (64, 128, 4, 4, 256),
+    },
+}
+_FEW = max(_FEW_ROWS)
 
 
 def _power(number: int, limit: int) -> int:
     """The greatest power of two that divides ``number``, at most ``limit``."""
     return min(number & -number, limit)
-
-
-def ceiling(number: int) -> int:
-    """The smallest power of two that is not less."""
-    return 1 << max(number - 1, 0).bit_length()
-
-
-def planes(vector: Any) -> Any:
-    """The elements in the order of ``kernels.nf4``."""
-    import torch
-
-    return torch.cat([vector[..., first::4] for first in range(4)], -1)
-
-
-@dataclass(slots=True)
-class Launcher:
-    """What the kernels of one model share, besides weights."""
-
-    #: RMS norm's epsilon.
-    eps: float
-    #: Whether a kernel may start while the one before it ends (Hopper and later).
-    overlap: bool
-    levels: Any
-    #: Room for one matrix made whole, for half of a gated layer and for a normed input.
-    whole: Any
-    half: Any
-    normed: Any
-    #: Room for partial results of programs that share outputs, and zeros to count them with.
-    parts: Any
-    counters: Any
-
-    @classmethod
-    def of(
-        cls, weight: Any, eps: float, rows: int, hidden: int, inner: int, largest: int
-    ) -> Launcher:
-        """For inputs of up to ``rows`` rows; ``largest``: elements of the largest matrix."""
-        import torch
-
-        def room(*size: int, dtype: Any = weight.dtype) -> Any:
-            return torch.empty(size, dtype=dtype, device=weight.device)
-
-        cuda = weight.device.type == "cuda"
-        return cls(
-            eps=eps,
-            overlap=cuda and torch.cuda.get_device_capability(weight.device) >= (9, 0),
-            levels=torch.tensor(LEVELS, dtype=torch.float32, device=weight.device),
-            whole=room(largest),
-            half=room(rows, inner),
-            normed=room(rows, hidden),
-            parts=room((1 << 21) + (1 << 17), dtype=torch.float32),
-            counters=torch.zeros(1 << 14, dtype=torch.int32, device=weight.device),
-        )
-
-    #: Set while kernels are only compiled, not run.
-    ahead: bool = False
-
-    def launch(self, kernel: Any, grid: tuple[int, ...], *arguments: Any, **options: Any) -> None:
-        """Run a Triton kernel."""
-        if self.ahead:
-            kernel.warmup(*arguments, grid=grid, **options)
-        else:
-            kernel[grid](*arguments, **options)
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """For the launch of a kernel that waits for the one before it itself."""
-        return {"launch_pdl": True} if self.overlap else {}
 
 
 class Linear:
@@ -245,9 +196,12 @@ class FourBit(Linear):
     def _n(self) -> int:
         return int(self._outputs // 2 if self._mode == GATE else self._outputs)
 
+    @property
+    def _kind(self) -> int:
+        return _LONG_ADD if self._mode == ADD and self._width > _LONG else self._mode
+
     def _one(self, x: Any, out: Any, extra: Any) -> None:
-        long = self._width > _LONG
-        rows, elements, warps = _ONE_LONG_ROW if long else _ONE_ROW[self._mode]
+        rows, elements, warps = _ONE_ROW[self._kind]
         rows = _power(self._outputs, rows)
         norm = self._absmax if self.norm is None else self.norm
         self.launcher.launch(
@@ -260,11 +214,11 @@ class FourBit(Linear):
     def _few(self, x: Any, out: Any, rows: int, extra: Any) -> None:
         launcher, height = self.launcher, max(16, ceiling(rows))
         x = self._normed(x, rows)
-        wide, elements, warps, stages = _FEW_ROWS[self._mode]
+        wide, elements, warps, stages, busy = _FEW_ROWS[height][self._kind]
         elements = min(elements, ceiling(self._width))
         blocks, chunks = -(-self._n // wide), -(-self._width // elements)
         split = 1
-        while blocks * split < _BUSY and 2 * split <= chunks:
+        while blocks * split < busy and 2 * split <= chunks:
             split *= 2
         launcher.launch(
             few_rows_kernel, (blocks, split),

@@ -6,13 +6,14 @@ one thread at a time: the scheduler's worker.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
+from concurrent.futures import Future
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import Any
 
 from ..errors import GenerationError
 from .adapters import Adapters
-from .network import Network, best_network
+from .network import Network, networks
 from .prefixes import PrefixCache, SnapshotCache
 from .sampling import Chooser, Sampling, allowed_only, choose
 from .threads import one_thread, suits_one_thread
@@ -55,17 +56,21 @@ class Decoder:
         borders: Collection[int] = (),
         prefix_budget: int = 0,
         network: Network | None = None,
+        coming: Future[Network | None] | None = None,
         adapters: Adapters | None = None,
     ) -> None:
         """``borders``: token ids that end a message; ``prefix_budget``: bytes, 0 for no reuse.
 
+        ``network``: instead of the model's best; ``coming``: what follows it, if anything does.
         ``adapters``: what ``begin(adapter=...)`` names.
         """
         self.model = model
         self.device = model.device
         self._borders = frozenset(borders)
         self.piece = _CPU_ROWS if self.device.type == "cpu" else _GPU_ROWS
-        self.network = network or best_network(model, adapters)
+        self.network: Network
+        self._coming: Future[Network | None] | None
+        self.network, self._coming = (network, coming) if network else networks(model, adapters)
         self._threads: Callable[[], AbstractContextManager[None]] = nullcontext
         if suits_one_thread(model):
             self._threads = one_thread
@@ -87,6 +92,34 @@ class Decoder:
             stack.enter_context(torch.cuda.device(self.device))
         stack.enter_context(self._threads())
         return stack
+
+    @property
+    def can_improve(self) -> bool:
+        """Whether the network that was to come is there."""
+        return self._coming is not None and self._coming.done()
+
+    def improve(self, generations: Iterable[Generation]) -> None:
+        """Go over to the network that was to come; the running ``generations`` go along."""
+        import torch
+
+        network = self._coming.result() if self._coming is not None else None
+        if network is None:
+            self._coming = None
+            return
+        running = [generation for generation in generations if generation.cache is not None]
+        try:
+            caches = [
+                network.new_cache(self.network.layers_of(generation.cache), generation.adapter)
+                for generation in running
+            ]
+        except torch.OutOfMemoryError:
+            # For a moment both hold what was read: later there may be fewer replies.
+            self.free()
+            return
+        for generation, cache in zip(running, caches, strict=True):
+            self.network.release(generation.cache)
+            generation.cache = cache
+        self.network, self._coming, self._advanced = network, None, {}
 
     def begin(
         self, prompt: list[int], sampling: Sampling, adapter: str | None = None

@@ -8,6 +8,7 @@ import inspect
 import logging
 import weakref
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
 from functools import partial
 from typing import Any, Protocol
 
@@ -16,7 +17,7 @@ from .adapters import Adapter, Adapters
 from .prefixes import KeysAndValues
 from .quiet import no_cast_notes
 
-__all__ = ["Network", "TransformersNetwork", "best_network"]
+__all__ = ["Network", "TransformersNetwork", "networks"]
 
 logger = logging.getLogger("slm_adapters.load")
 
@@ -64,14 +65,19 @@ class Network(Protocol):
         """The sequence is over; its memory may be used again."""
 
 
-def best_network(model: Any, adapters: Adapters | None = None) -> Network:
-    """A forward of ours where it fits this model exactly, else the model's own."""
-    from .cuda_llama import CudaLlama
+def networks(model: Any, adapters: Adapters | None = None) -> tuple[Network, Future[Any] | None]:
+    """The forward to begin with: one of ours where it fits this model exactly, else its own.
+
+    And a faster one that follows once its kernels are compiled, or None.
+    """
+    from .cuda_start import start
     from .lean_llama import LeanLlama
 
     own = TransformersNetwork(model, adapters)
     lean = LeanLlama.of(model, own, adapters)
-    return lean or CudaLlama.of(model, own, adapters) or own
+    if lean is not None:
+        return lean, None
+    return own, start(model, own, adapters)
 
 
 class _Sequence:

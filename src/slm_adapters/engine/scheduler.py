@@ -119,8 +119,6 @@ class Scheduler:
         After ``idle_s`` seconds without a request the thread ends, and ``on_idle`` is called.
         """
         self.decoder, self._memory = decoder, memory
-        rows = decoder.network.rows
-        self._batch, self._slots = rows, rows if rows > 1 else _UNBATCHED_ROWS
         # Where kernels run beside Python, text is made while the next step computes.
         self._overlaps = decoder.device.type == "cuda"
         self._waiting: deque[Ticket] = deque()
@@ -135,6 +133,12 @@ class Scheduler:
         live = len(self._live) + (self._reading is not None)
         return live, len(self._waiting) + len(self.mailbox)
 
+    @property
+    def slots(self) -> int:
+        """How many replies may be live."""
+        rows = self.decoder.network.rows
+        return rows if rows > 1 else _UNBATCHED_ROWS
+
     def submit(self, ticket: Ticket) -> None:
         """Queue a request; raises ``EngineBusyError`` when too many wait."""
         ticket.patience.check()
@@ -147,9 +151,12 @@ class Scheduler:
         try:
             with self.decoder.computing():
                 while self._collect():
+                    if self.decoder.can_improve:
+                        self._improve()
                     self._read_prompts()
-                    for start in range(0, len(self._live), self._batch):
-                        self._step(self._live[start : start + self._batch])
+                    batch = self.decoder.network.rows
+                    for start in range(0, len(self._live), batch):
+                        self._step(self._live[start : start + batch])
                     self._live = [ticket for ticket in self._live if not ticket.over]
         except BaseException as error:
             self._fail_all(error)
@@ -167,6 +174,11 @@ class Scheduler:
             if not self._is_wanted(ticket):
                 self._waiting.remove(ticket)
         return bool(self._waiting or self._reading or self._live)
+
+    def _improve(self) -> None:
+        reading = [self._reading] if self._reading is not None else []
+        tickets = [ticket for ticket in (*self._live, *reading) if ticket.generation is not None]
+        self.decoder.improve([_of(ticket) for ticket in tickets])
 
     def _is_wanted(self, ticket: Ticket) -> bool:
         try:
@@ -193,7 +205,7 @@ class Scheduler:
 
     def _admit(self) -> Ticket | None:
         """The next request, if there is a slot and memory for it."""
-        if not self._waiting or len(self._live) >= self._slots:
+        if not self._waiting or len(self._live) >= self.slots:
             return None
         kept = sum(ticket.size for ticket in self._live if not ticket.over)
         if self._memory is not None and kept and kept + self._waiting[0].size > self._memory:

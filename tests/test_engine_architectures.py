@@ -14,6 +14,7 @@ import pytest
 import torch
 from tiny_models import tiny_model
 
+from slm_adapters.engine.cuda_llama import CudaLlama
 from slm_adapters.engine.decoder import Decoder, Generation
 from slm_adapters.engine.prefixes import SnapshotCache
 from slm_adapters.engine.sampling import Sampling
@@ -33,27 +34,40 @@ CASES = [
     *((architecture, kind) for kind in ("float32", "bfloat16") for architecture in ARCHITECTURES),
     *((architecture, "nf4") for architecture in FOUR_BIT),
 ]
+#: Heads as our kernels want them.
+KERNELS = {"llama": {"head_dim": 32}, "qwen3": {"head_dim": 32}}
+DEVICES = [
+    "cpu",
+    pytest.param(
+        "cuda",
+        marks=[
+            pytest.mark.gpu,
+            pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU here"),
+        ],
+    ),
+]
 
 
 @pytest.fixture(scope="module")
 def load(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """``load(architecture, kind)``: the model, read anew."""
+    """``load(architecture, kind, device)``: the model, read anew."""
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
     @cache
-    def folder(architecture: str) -> Path:
-        return tiny_model(tmp_path_factory.mktemp(architecture), architecture)
+    def folder(architecture: str, device: str) -> Path:
+        heads = KERNELS.get(architecture, {}) if device == "cuda" else {}
+        return tiny_model(tmp_path_factory.mktemp(architecture), architecture, **heads)
 
-    def model(architecture: str, kind: str) -> Any:
+    def model(architecture: str, kind: str, device: str = "cpu") -> Any:
         dtype = torch.float32 if kind == "float32" else torch.bfloat16
         options: dict[str, Any] = {"dtype": dtype}
         if kind == "nf4":
             options["quantization_config"] = BitsAndBytesConfig(
                 load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype
             )
-            options["device_map"] = {"": "cpu"}
-        read = AutoModelForCausalLM.from_pretrained(folder(architecture), **options)
-        return read.eval().requires_grad_(False)
+            options["device_map"] = {"": device}
+        read = AutoModelForCausalLM.from_pretrained(folder(architecture, device), **options)
+        return (read if kind == "nf4" else read.to(device)).eval().requires_grad_(False)
 
     return model
 
@@ -65,7 +79,7 @@ def prompt_of(length: int, seed: int) -> list[int]:
 
 def generated(model: Any, prompts: list[list[int]]) -> tuple[list[list[int]], list[float]]:
     """Greedy tokens, and each prompt's narrowest lead as a share of its largest logit."""
-    ids = torch.tensor(prompts)
+    ids = torch.tensor(prompts, device=model.device)
     out = model.generate(
         input_ids=ids,
         attention_mask=torch.ones_like(ids),
@@ -88,7 +102,8 @@ def clear_prompts(
     """Prompts of these lengths, each after ``head``, with answers that are clear."""
     found = []
     for number, length in enumerate(lengths):
-        seeds = range(1000 * number, 1000 * number + CANDIDATES)
+        count = CANDIDATES if model.device.type == "cpu" else 6 * CANDIDATES
+        seeds = range(1000 * number, 1000 * number + count)
         prompts = [[*(head or []), *prompt_of(length, seed)] for seed in seeds]
         _, leads = generated(model, prompts)
         prompt = prompts[leads.index(max(leads))]
@@ -118,13 +133,26 @@ def write(decoder: Decoder, generations: list[Generation], count: int) -> list[l
     return written
 
 
+def with_its_best_network(model: Any) -> Decoder:
+    """A decoder whose kernels, where it has any, are compiled."""
+    decoder = Decoder(model, borders=(BORDER,), prefix_budget=64 << 20)
+    if decoder._coming is not None:
+        decoder._coming.result(300)
+        decoder.improve([])
+    return decoder
+
+
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize(("architecture", "kind"), CASES)
 def test_t44_greedy_equals_generate_alone_and_in_a_mixed_batch(
-    load: Any, architecture: str, kind: str
+    load: Any, architecture: str, kind: str, device: str
 ) -> None:
     """Four prompts, one at a time; then joining and leaving a batch at different steps."""
-    clear = clear_prompts(load(architecture, kind), (3, 20, 140, 5), MARGIN[kind])
-    decoder = Decoder(load(architecture, kind), borders=(BORDER,), prefix_budget=64 << 20)
+    clear = clear_prompts(load(architecture, kind, device), (3, 20, 140, 5), MARGIN[kind])
+    decoder = with_its_best_network(load(architecture, kind, device))
+    if device == "cuda":
+        ours = architecture in KERNELS and kind != "float32"
+        assert isinstance(decoder.network, CudaLlama) == ours
     for prompt, expected in clear:
         assert write(decoder, [read(decoder, prompt)], COUNT) == [expected]
     decoder.free()

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections import OrderedDict
+import weakref
+from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Hashable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 __all__ = ["Graphs"]
 
 #: A graph of 1,500 kernels takes about 2 MB.
 _MOST = 64
+
+#: By device, of models that are gone: what cuBLAS keeps for a stream, it keeps for good.
+_idle_streams: defaultdict[str, list[Any]] = defaultdict(list)
 
 logger = logging.getLogger("slm_adapters.load")
 
@@ -31,8 +35,9 @@ class Graphs:
         self._works = device.type == "cuda"
         self._pool: Any = None
         self._stream: Any = _stream(device) if self._works else None
+        weakref.finalize(self, _idle_streams[str(device)].append, self._stream)
 
-    @contextmanager
+    @contextlib.contextmanager
     def beside(self) -> Iterator[None]:
         """Launches of this thread run beside other threads' work, and have ended afterwards.
 
@@ -89,5 +94,8 @@ class Graphs:
 def _stream(device: Any) -> Any:
     import torch
 
+    idle = _idle_streams[str(device)]
+    with contextlib.suppress(IndexError):
+        return idle.pop()
     stream: Any = torch.cuda.Stream
     return stream(device)

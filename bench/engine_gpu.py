@@ -31,7 +31,8 @@ from slm_adapters.engine.decoder import Decoder
 from slm_adapters.engine.engine import Chunk
 from slm_adapters.engine.patience import Patience
 from slm_adapters.engine.sampling import Sampling
-from slm_adapters.engine.scheduler import Scheduler, Ticket
+from slm_adapters.engine.scheduler import Scheduler
+from slm_adapters.engine.ticket import Ticket
 
 PROMPT, NEW, ROLE, QUESTION = 512, 128, 2000, 40
 VOCABULARY = 151936

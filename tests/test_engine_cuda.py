@@ -29,7 +29,8 @@ from slm_adapters.engine.engine import Chunk
 from slm_adapters.engine.network import TransformersNetwork
 from slm_adapters.engine.patience import Patience
 from slm_adapters.engine.sampling import Sampling
-from slm_adapters.engine.scheduler import Scheduler, Ticket
+from slm_adapters.engine.scheduler import Scheduler
+from slm_adapters.engine.ticket import Ticket
 from slm_adapters.errors import AdapterError, GenerationError
 
 CUDA = torch.cuda.is_available()

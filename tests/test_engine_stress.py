@@ -32,7 +32,8 @@ from slm_adapters.engine.loader import load_engine
 from slm_adapters.engine.local import LocalEngine
 from slm_adapters.engine.patience import Patience
 from slm_adapters.engine.sampling import Sampling
-from slm_adapters.engine.scheduler import Scheduler, Ticket
+from slm_adapters.engine.scheduler import Scheduler
+from slm_adapters.engine.ticket import Ticket
 from slm_adapters.engine.writer import ReplyWriter
 from slm_adapters.errors import (
     CancelledGenerationError,

@@ -19,7 +19,7 @@ from .checkpoint import configured_window
 from .engine import ChatEngine, ChatRequest, Chunk, Completion
 from .patience import Patience
 from .sampling import Confidence, Sampling
-from .scheduler import Ticket
+from .ticket import Ticket
 from .writer import ReplyWriter, encode, prompt_tokens
 
 if TYPE_CHECKING:

@@ -34,8 +34,10 @@ class Graphs:
         self._seen: set[Hashable] = set()
         self._works = device.type == "cuda"
         self._pool: Any = None
-        self._stream: Any = _stream(device) if self._works else None
-        weakref.finalize(self, _idle_streams[str(device)].append, self._stream)
+        self._stream: Any = None
+        if self._works:
+            self._stream = _stream(device)
+            weakref.finalize(self, _idle_streams[str(device)].append, self._stream)
 
     @contextlib.contextmanager
     def beside(self) -> Iterator[None]:

@@ -98,10 +98,10 @@ _SPANS: dict[str, dict[str, Attribute]] = {
     "embeddings": {
         **_COMMON,
         **_SERVER,
-        **_TOKENS_ONLY,
         "gen_ai.provider.name": Attribute(TEXT, "required"),
         "gen_ai.request.model": Attribute(TEXT, "conditional"),
         "gen_ai.response.model": Attribute(TEXT, "recommended"),
+        "gen_ai.usage.input_tokens": Attribute(INT, "recommended"),
     },
     "retrieval": {
         **_COMMON,

@@ -187,6 +187,8 @@ def response(given: Mapping[str, Any], completion: Completion) -> Any:
         reasoning_content=message.reasoning,
     )
     made.usage = litellm.Usage(**convert.usage_numbers(completion.usage))
+    with shielded("LiteLLM's post_call"):
+        given["logging_obj"].post_call(message.text, input=given["messages"], api_key="")
     return made
 
 
@@ -196,14 +198,14 @@ def _is_behind_router(given: Mapping[str, Any]) -> bool:
 
 
 def _tell_loggers(given: Mapping[str, Any]) -> None:
-    # LiteLLM leaves its pre-call hooks to the provider.
+    # LiteLLM leaves its pre-call and post-call hooks to the provider.
     with shielded("LiteLLM's pre_call"):
         given["logging_obj"].pre_call(input=given["messages"], api_key="", additional_args={})
 
 
 def _is_recorded() -> bool:
     listeners = [*litellm.success_callback, *litellm._async_success_callback]
-    return any(isinstance(listener, CallRecorder) for listener in listeners)
+    return any(isinstance(one, CallRecorder) and not one.closed for one in listeners)
 
 
 def _chunk(**fields: Any) -> dict[str, Any]:

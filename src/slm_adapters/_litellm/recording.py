@@ -23,7 +23,7 @@ from ..telemetry import semconv
 from ..telemetry.harmless import harmless
 from ..telemetry.lifetimes import Lifetimes
 from ..telemetry.recorder import OpenCall, current_call
-from . import clients, convert, served, together
+from . import clients, convert, served, together, untold
 from .facts import cost_of, enrich, json_format, owner_of, server_of
 
 __all__ = ["CallRecorder"]
@@ -74,7 +74,7 @@ class CallRecorder(CallRecorderBase, CustomLogger):  # type: ignore[misc]
         self._done: OrderedDict[str, None] = OrderedDict()
         self._lifetimes = Lifetimes(self._lost)
         self._lock = threading.Lock()
-        self.closed = False
+        self.closed = self._is_seen = False
         self._since_ns = time.time_ns()
         clients.hush()
         self._unhush = weakref.finalize(self, clients.unhush)
@@ -89,16 +89,28 @@ class CallRecorder(CallRecorderBase, CustomLogger):  # type: ignore[misc]
         return sum(not pending.reported for pending in self._pending.values())
 
     def close(self) -> None:
-        """Stop listening and end what is still open."""
+        """Stop listening and end what is still open.
+
+        Calls that were answered and that LiteLLM has not reported yet are ended when it does.
+        """
         self.closed = True
         self._unhush()
+        self._lifetimes.settle()
+        for key, pending in list(self._pending.items()):
+            if pending.reported or not untold.is_answered(pending.details):
+                self._end_open(key, time.time_ns())
+        if self._pending:
+            untold.tell_what_is_stranded()
+        self._leave()
+
+    def _leave(self) -> None:
+        """A closed recorder stays in LiteLLM's lists until nothing is untold."""
+        if self._pending:
+            return
         together.leave(self)
         for listeners in _lists():
             while self in listeners:
                 listeners.remove(self)
-        self._lifetimes.settle()
-        for key in list(self._pending):
-            self._end_open(key, time.time_ns())
 
     def _enlist(self) -> None:
         for listeners in _lists():
@@ -113,6 +125,10 @@ class CallRecorder(CallRecorderBase, CustomLogger):  # type: ignore[misc]
             return
         self._enlist()  # whoever replaced a list since
         self._lifetimes.settle()
+        if not self._is_seen:
+            # Not before the first call: the program's exporters come to be meanwhile.
+            self._is_seen = True
+            untold.tell_before_exit()
         key = str(kwargs.get("litellm_call_id"))
         pending = self._pending.get(key)
         if pending is None:
@@ -153,9 +169,16 @@ class CallRecorder(CallRecorderBase, CustomLogger):  # type: ignore[misc]
         pending = self._taken(kwargs) if self._is_ours(kwargs, start) else None
         if pending is None:
             return
+        if self.closed:
+            self._leave()
         if pending.outer is not None:
             enrich(pending.outer, kwargs, response)
-            return
+        else:
+            self._finish(pending, kwargs, response, start, end)
+
+    def _finish(
+        self, pending: _Pending, kwargs: dict[str, Any], response: Any, start: Any, end: Any
+    ) -> None:
         call = self._open(pending, kwargs, start, "finished")
         streamed = bool(kwargs.get("stream"))
         if streamed:
@@ -197,7 +220,8 @@ class CallRecorder(CallRecorderBase, CustomLogger):  # type: ignore[misc]
         """Whether the call is of a known kind and began while this recorder listened."""
         began = convert.nanoseconds(start)
         known = kwargs.get("call_type") in _OPERATIONS
-        return known and not self.closed and (began is None or began >= self._since_ns)
+        heard = not self.closed or str(kwargs.get("litellm_call_id")) in self._pending
+        return known and heard and (began is None or began >= self._since_ns)
 
     def _taken(self, kwargs: dict[str, Any]) -> _Pending | None:
         """The call that ended; ``None`` if it did before. Some providers fire no pre-call hook."""
@@ -216,6 +240,8 @@ class CallRecorder(CallRecorderBase, CustomLogger):  # type: ignore[misc]
         pending = self._pending.get(call_id)
         if pending is not None and attempt == pending.attempts:
             self._end_open(call_id, when_ns)
+            if self.closed:
+                self._leave()
 
     @harmless("ending a LiteLLM call")
     def _end_open(self, key: str, when_ns: int) -> None:

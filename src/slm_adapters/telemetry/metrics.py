@@ -111,6 +111,8 @@ class Metrics:
 
     def _tokens(self, usage: Usage, labels: dict[str, Any]) -> None:
         counts = {"input": usage.input_tokens, "output": usage.output_tokens}
+        if labels.get(semconv.OPERATION_NAME) == semconv.EMBEDDINGS:
+            del counts["output"]  # it writes nothing
         if semconv.METRIC_TOKENS in self._names:
             for kind, count in counts.items():
                 histogram = self._histogram(semconv.METRIC_TOKENS)

@@ -339,6 +339,8 @@ class OpenCall(OpenSpan):
             semconv.counts_of(usage) if usage is not None else None,
             self.recorder.profile,
         )
+        if self.operation == semconv.EMBEDDINGS:
+            ended.pop(semconv.USAGE_OUTPUT_TOKENS, None)  # it writes nothing
         if outcome != "finished":
             ended[semconv.OUTCOME] = outcome
         self._add_own(ended)

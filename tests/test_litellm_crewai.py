@@ -9,7 +9,9 @@ import litellm
 import pytest
 from conftest import Spans
 from crewai_cases import agent, task, tool
+from fake_openai import fake_openai
 from litellm.integrations.custom_logger import CustomLogger
+from opentelemetry.trace import SpanKind
 
 import slm_adapters.crewai
 import slm_adapters.litellm as slm
@@ -72,6 +74,30 @@ def test_t12_two_recorders_one_span(spans, llm) -> None:
         assert recorder.open_calls == 0
     assert span.attributes["slm_adapters.role"] == "Writer"
     assert spans.parent_name(span) == "invoke_agent Writer"
+    # As under LiteLLM's own recorder.
+    assert span.kind is SpanKind.INTERNAL
+    assert span.attributes["gen_ai.provider.name"] == "slm_adapters"
+
+
+@pytest.mark.parametrize("place", ["base_url", "api_base"])
+def test_a_server_s_model_is_the_server_s_also_in_crewai(spans, place) -> None:
+    """``slm/...`` with an address: a CLIENT span with the server's kind and address."""
+    slm.register()
+    before = litellm.callbacks
+    try:
+        with (
+            fake_openai() as fake,
+            slm_adapters.crewai.CallRecorder(tracer_provider=spans.provider),
+        ):
+            llm = crewai.LLM(model="slm/far", is_litellm=True, **{place: fake.base_url})
+            assert llm.call("q").strip() == "It is done."
+    finally:
+        litellm.callbacks = before
+        slm.unregister()
+    span = spans.one("chat")
+    assert span.kind is SpanKind.CLIENT
+    assert span.attributes["gen_ai.provider.name"] == "openai_compatible"
+    assert span.attributes["server.address"] == "127.0.0.1"
 
 
 def test_t24_an_overlay_puts_a_role_on_an_slm_without_touching_the_crew(monkeypatch) -> None:

@@ -36,6 +36,7 @@ _PROVIDERS = {
     "gemini": "gcp.gemini",
     "google": "gcp.gemini",
     "mistral": "mistral_ai",
+    "slm": "slm_adapters",  # our provider in LiteLLM
     "watsonx": "ibm.watsonx.ai",
     "xai": "x_ai",
 }
@@ -222,6 +223,12 @@ def provider_of(llm: Any) -> str | None:
         prefix, slash, _ = str(getattr(llm, "model", "")).partition("/")
         provider = prefix.lower() if slash else ""
     return _PROVIDERS.get(provider, provider) or None
+
+
+def runs_here(llm: Any) -> bool:
+    """Whether ``llm`` is a model of ours by its LiteLLM name, ``slm/...``, and on no server."""
+    named = str(getattr(llm, "model", "")).startswith("slm/")
+    return named and not (getattr(llm, "base_url", None) or getattr(llm, "api_base", None))
 
 
 @functools.lru_cache(maxsize=64)

@@ -105,7 +105,7 @@ def _call(start: Start) -> OpenCall:
         run_id=scope.run_id,
         parent_id=_id_of(scope.parent),
         attempt=attempt.number if isinstance(attempt, guards.Attempt) else 1,
-        in_process=facts.in_process if facts else False,
+        in_process=facts.in_process if facts else convert.runs_here(source),
     )
 
 

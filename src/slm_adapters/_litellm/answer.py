@@ -55,6 +55,8 @@ class Answer:
         if not self.engine.local:
             facts = {**self.engine.facts, semconv.PROVIDER_NAME: self.engine.provider}
             served.remember(self.call_id, facts)
+            if self._outer is not None:
+                self._outer.note(**facts)
         self._ours = self._open(params, stream=stream)
         if missing is not None:
             self.fail(missing)

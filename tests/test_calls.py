@@ -89,6 +89,18 @@ def test_a_tool_call_reads_objects_and_text() -> None:
         ToolCall("1", "f", "[1]").parsed()
 
 
+def test_arguments_of_any_kind_are_recorded() -> None:
+    """Bytes, cycles, keys that are no text: no tool call is lost for what it was given."""
+    cycle: dict = {}
+    cycle["self"] = cycle
+    deep: list = []
+    for _ in range(100_000):
+        deep = [deep]
+    for odd in ({"x": b"\xff"}, {("a", "b"): 1}, cycle, {"x": deep}):
+        assert ToolCall.from_openai({"id": "1", "name": "f", "arguments": odd}).arguments
+    assert ToolCall.from_openai({"name": "f", "arguments": {"x": "語"}}).arguments == '{"x": "語"}'
+
+
 def test_scopes_nest_and_end() -> None:
     """role and run label what is inside, inner wins, and nothing is left afterwards."""
     with run("r1", tier="gold"), role("outer"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 
 import pytest
 from conftest import InMemoryLogRecordExporter
@@ -151,6 +152,20 @@ def test_t27_odd_values_become_json() -> None:
     text = content.input_json([Message("user", odd), Message("assistant", None, (nan,))])
     parsed = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
     assert len(parsed[0]["parts"]) == 4
+
+
+@pytest.mark.parametrize("fast", [True, False], ids=["orjson", "json"])
+def test_t27_half_characters_do_not_cost_the_attribute(monkeypatch, fast) -> None:
+    """Exporters write UTF-8 and leave out an attribute that is none: a lone surrogate is marked."""
+    if not fast:
+        monkeypatch.setitem(sys.modules, "orjson", None)
+    content._encoder.cache_clear()
+    try:
+        text = content.input_json([Message("user", "half \ud83d 語")])
+    finally:
+        content._encoder.cache_clear()
+    assert json.loads(text)[0]["parts"][0]["content"] == "half ? 語"
+    assert content.Redaction(None).apply_to_text("half \ud83d") == "half ?"
 
 
 @given(st.lists(st.text(max_size=300), min_size=1, max_size=5), st.integers(200, 2_000))

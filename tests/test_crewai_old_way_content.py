@@ -81,3 +81,18 @@ def test_t27_two_megabytes_bytes_nan_cycles_and_images(spans, monkeypatch):
         json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
     assert "characters cut]" in long
     assert len(json.loads(strange)[0]["parts"]) == 3
+
+
+def test_t27_odd_arguments_cost_no_span(spans, monkeypatch):
+    """Bytes and cycles in a history's tool calls, as a custom LLM may pass them on."""
+    monkeypatch.setenv(CONTENT, "SPAN_ONLY")
+    cycle: dict[str, Any] = {}
+    cycle["self"] = cycle
+    with CallRecorder(tracer_provider=spans.provider):
+        for odd in ({"x": b"\xff"}, cycle):
+            asked = {"id": "1", "function": {"name": "look_up", "arguments": odd}}
+            history = [{"role": "assistant", "content": None, "tool_calls": [asked]}]
+            assert HostedLLM("fine").call(history) == "fine"
+    for span in spans.named("chat"):
+        json.loads(span.attributes["gen_ai.input.messages"])
+    assert len(spans.named("chat")) == 2

@@ -79,6 +79,25 @@ def test_a_database_that_fails_later_costs_a_warning(tmp_path, caplog) -> None:
     assert len(store) == 1
 
 
+def test_a_call_that_cannot_be_stored_takes_no_other_along(tmp_path, caplog) -> None:
+    """Of a batch only what is refused is lost: here a repeated id, and a cycle."""
+    store = CallStore(tmp_path / "calls.db")
+    cycle: dict = {"type": "image"}
+    cycle["self"] = cycle
+    odd = Call("9", "crewai", messages=(Message("user", [cycle]),))
+    store._insert([a_call(1), a_call(1), odd, a_call(2)])
+    assert [call.call_id for call in store] == ["1", "2"]
+    assert store.dropped == 2
+
+
+def test_half_characters_come_back(tmp_path) -> None:
+    """A lone surrogate, as cut-off JSON escapes leave it, is no text for a database."""
+    store = CallStore(tmp_path / "calls.db")
+    call = Call("1", "crewai", messages=(Message("user", "half \ud83d 語"),))
+    store.write(call)
+    assert list(store) == [call]
+
+
 def test_an_unknown_column_is_named(tmp_path) -> None:
     """A filter with a typo lists the columns."""
     with pytest.raises(StoreError, match="filter by"):

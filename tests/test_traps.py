@@ -20,6 +20,7 @@ from floor import bare_span, function_calls
 from langchain.agents import create_agent
 from langchain_core.messages import AIMessage, AIMessageChunk
 from langchain_core.outputs import ChatGenerationChunk
+from langchain_core.tools import StructuredTool
 from langchain_models import HostedChat
 from langgraph.graph import START, MessagesState, StateGraph
 from opentelemetry.sdk._logs import LoggerProvider
@@ -140,6 +141,24 @@ def test_t27_images_bytes_and_models_on_a_span_are_valid_json(spans, monkeypatch
     assert len(text) < 64_000
 
 
+def test_t27_odd_arguments_cost_no_span(spans, monkeypatch) -> None:
+    """Bytes and cycles in what a tool was, or is to be, called with."""
+    monkeypatch.setenv("OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT", "SPAN_ONLY")
+    using = {"callbacks": [CallRecorder(tracer_provider=spans.provider)]}
+    cycle: dict = {}
+    cycle["self"] = cycle
+    results = iter(odds := [{"x": b"\xff", "n": float("nan")}, cycle])
+    tool = StructuredTool.from_function(lambda: next(results), name="f", description="f")
+    for odd in odds:
+        history = [AIMessage("", tool_calls=[{"name": "f", "args": odd, "id": "c1"}])]
+        HostedChat().invoke(history, using)
+        tool.invoke({}, using)
+    for span in spans.named("chat"):
+        text = span.attributes["gen_ai.input.messages"]
+        json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    assert len(spans.named("chat")) == len(spans.named("execute_tool f")) == 2
+
+
 @pytest.mark.parametrize(
     ("provider", "spans_worth"), [(None, 0.5), (TracerProvider(), 1.25)], ids=["without", "with"]
 )
@@ -191,6 +210,7 @@ def test_t33_a_forked_child_and_a_second_import_record_as_before() -> None:
     """Locks and tables that do not survive a fork would hang the child."""
     printed = fresh("""
 import importlib, os
+from langchain_core.tools import StructuredTool
 from langchain_models import HostedChat
 from langgraph.graph import START, MessagesState, StateGraph
 import slm_adapters.langchain as ours
@@ -307,6 +327,7 @@ def test_t40_no_signal_handler_and_no_thread_that_keeps_a_program_alive() -> Non
 import signal, threading
 before = {s: signal.getsignal(s) for s in signal.valid_signals()}
 import litellm
+from langchain_core.tools import StructuredTool
 from langchain_models import HostedChat
 from langgraph.graph import START, MessagesState, StateGraph
 import slm_adapters.langchain, slm_adapters.litellm

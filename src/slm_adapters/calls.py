@@ -27,6 +27,7 @@ __all__ = [
     "Tool",
     "ToolCall",
     "Usage",
+    "as_json",
     "current_scope",
     "role",
     "run",
@@ -38,6 +39,16 @@ SCHEMA = "call/1"
 Content: TypeAlias = str | list[dict[str, Any]] | None
 Outcome = Literal["finished", "failed", "abandoned"]
 UsageSource = Literal["provider", "tokenizer", "estimated"]
+
+
+def as_json(value: Any) -> str:
+    """``value`` as JSON; what JSON has no form for as text, so that anything can be recorded."""
+    try:
+        return json.dumps(value, ensure_ascii=False, default=str)
+    except (TypeError, ValueError):
+        return str(value)  # cycles, keys that are no text
+    except RecursionError:
+        return '"[too deep]"'
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +77,7 @@ class ToolCall:
         function = data.get("function") or data
         arguments = function.get("arguments")
         if not isinstance(arguments, str):
-            arguments = json.dumps(arguments or {}, ensure_ascii=False)
+            arguments = as_json(arguments or {})
         return cls(str(data.get("id") or ""), str(function.get("name") or ""), arguments or "{}")
 
 

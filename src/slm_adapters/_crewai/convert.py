@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import functools
-import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..calls import Message, Reply, Tool, ToolCall, Usage
+from ..calls import Message, Reply, Tool, ToolCall, Usage, as_json
 from ..telemetry import semconv
 
 __all__ = [
@@ -150,7 +149,7 @@ def _text(response: Any) -> str | None:
     dump = getattr(response, "model_dump_json", None)
     if callable(dump):
         return str(dump())
-    return json.dumps(response, ensure_ascii=False, default=str)
+    return as_json(response)
 
 
 def finish_reason(reason: str | None) -> str | None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from opentelemetry.context import Context
 
+from ..calls import as_json
 from ..telemetry.recorder import OpenSpan, Recorder
 from .scopes import Scope
 
@@ -40,5 +40,5 @@ def as_text(value: Any) -> str | None:
 
 def redacted(recorder: Recorder, value: Any) -> str:
     """Content for a span, through the one redactor."""
-    text = value if isinstance(value, str) else json.dumps(value, default=str)
+    text = value if isinstance(value, str) else as_json(value)
     return recorder.redaction.apply_to_text(text)

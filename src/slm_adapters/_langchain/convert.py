@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -19,7 +18,7 @@ from langchain_core.messages.tool import ToolCall as LangChainToolCall
 from langchain_core.messages.tool import tool_call, tool_call_chunk
 from langchain_core.outputs import ChatGeneration, ChatResult
 
-from ..calls import Content, Message, Tool, ToolCall, Usage
+from ..calls import Content, Message, Tool, ToolCall, Usage, as_json
 from ..telemetry import semconv
 from ..telemetry.content import Row
 
@@ -27,9 +26,9 @@ if TYPE_CHECKING:
     from ..engine.engine import Chunk, Completion, ToolChoice
 
 __all__ = [
-    "LOCAL_PROVIDER", "ai_message", "chat_result", "json_text", "last_chunk", "marked",
+    "LOCAL_PROVIDER", "ai_message", "chat_result", "last_chunk", "marked",
     "message_chunk", "message_from", "messages_from", "params_from", "reasoning_of",
-    "reply_message", "row_of", "tool_choice_from", "tools_from",
+    "reply_message", "row_of", "text_of", "tool_choice_from", "tools_from",
 ]  # fmt: skip
 
 AIMessageT = TypeVar("AIMessageT", bound=AIMessage)
@@ -106,7 +105,7 @@ def _tool_calls(message: AIMessage) -> tuple[ToolCall, ...]:
     if not (message.tool_calls or message.invalid_tool_calls):
         return ()
     good = [
-        ToolCall(call["id"] or "", call["name"], json.dumps(call["args"], ensure_ascii=False))
+        ToolCall(call["id"] or "", call["name"], as_json(call["args"]))
         for call in message.tool_calls
     ]
     bad = [
@@ -252,8 +251,6 @@ def response_metadata(completion: Completion) -> dict[str, Any]:
     }
 
 
-def json_text(value: Any) -> str:
+def text_of(value: Any) -> str:
     """Tool arguments or results as text: a string as it is, anything else as JSON."""
-    if isinstance(value, str):
-        return value
-    return json.dumps(value, ensure_ascii=False, default=str)
+    return value if isinstance(value, str) else as_json(value)

@@ -371,7 +371,7 @@ class CallRecorder(CallRecorderBase, BaseCallbackHandler):
             run.answers(guard)
 
     def _text(self, value: Any) -> str:
-        return self.recorder.redaction.apply_to_text(convert.json_text(value))
+        return self.recorder.redaction.apply_to_text(convert.text_of(value))
 
     # LangGraph calls these when a graph pauses and goes on; a pause is not an end of its own.
 

@@ -6,6 +6,7 @@ Writing happens on one background thread, so an agent never waits for a disk.
 from __future__ import annotations
 
 import atexit
+import json
 import queue
 import threading
 import weakref
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.exc import NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.exc import NoSuchModuleError, OperationalError, SQLAlchemyError
 
 from ..calls import Call
 from ..errors import StoreError
@@ -127,6 +128,11 @@ class CallStore:
             with self._engine.begin() as connection:
                 connection.execute(sa.insert(_calls), [_row(call) for call in batch])
         except Exception as error:
+            if len(batch) > 1 and not isinstance(error, OperationalError):
+                # One of them is at fault, not the database: the others are not lost with it.
+                for call in batch:
+                    self._insert([call])
+                return
             note_failure("the call store", error)
             self._drop(len(batch), "the database refused them")
 
@@ -224,5 +230,14 @@ def _row(call: Call) -> dict[str, Any]:
         "error_type": call.error_type,
         "input_tokens": usage.input_tokens if usage else None,
         "output_tokens": usage.output_tokens if usage else None,
-        "body": call.to_json(),
+        "body": _storable(call.to_json()),
     }
+
+
+def _storable(text: str) -> str:
+    """Halves of surrogate pairs, which no database takes, as JSON's escapes: they come back."""
+    try:
+        text.encode()
+        return text
+    except UnicodeEncodeError:
+        return json.dumps(json.loads(text))

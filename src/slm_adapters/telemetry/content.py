@@ -103,7 +103,7 @@ class Redaction:
     def apply_to_text(self, text: str) -> str:
         """The same for tool arguments and results on a span, within the size limit."""
         kept = self.apply([Message("tool", text)])
-        return _text_within_limit(kept[0].text) if kept else ""
+        return _writable(_text_within_limit(kept[0].text)) if kept else ""
 
 
 def _without_thought(message: Message) -> Message:
@@ -249,8 +249,18 @@ def _dumps(value: Any) -> str:
     try:
         return _encoder()(value)
     except (ValueError, RecursionError, TypeError):
-        # NaN, cycles, keys that are no strings: still valid JSON, only less exact.
-        return json.dumps(_tamed(value, 12), ensure_ascii=False, separators=(",", ":"))
+        # NaN, cycles, keys that are no strings, half characters: still valid JSON, less exact.
+        text = json.dumps(_tamed(value, 12), ensure_ascii=False, separators=(",", ":"))
+        return _writable(text)
+
+
+def _writable(text: str) -> str:
+    """``text`` with halves of surrogate pairs as question marks: exporters write UTF-8."""
+    try:
+        text.encode()
+        return text
+    except UnicodeEncodeError:
+        return text.encode(errors="replace").decode()
 
 
 @functools.cache
@@ -259,9 +269,10 @@ def _encoder() -> Callable[[Any], str]:
     try:
         import orjson
     except ImportError:
-        return json.JSONEncoder(
+        encode = json.JSONEncoder(
             ensure_ascii=False, default=str, allow_nan=False, separators=(",", ":")
         ).encode
+        return lambda value: _writable(encode(value))
     dumps = orjson.dumps
     return lambda value: dumps(value, str).decode()
 

@@ -7,7 +7,7 @@ import importlib.metadata
 import json
 
 import pytest
-from conftest import InMemoryLogRecordExporter
+from conftest import InMemoryLogRecordExporter, until
 from langchain_models import HostedChat
 from opentelemetry.sdk._logs import LoggerProvider
 from opentelemetry.sdk._logs.export import SimpleLogRecordProcessor
@@ -156,3 +156,19 @@ def test_the_hook_the_environment_names_is_loaded(spans, monkeypatch, caplog) ->
     monkeypatch.setenv("OTEL_INSTRUMENTATION_GENAI_COMPLETION_HOOK", "nobody")
     call_once(Recorder(tracer_provider=spans.provider))
     assert "names no completion hook" in caplog.text
+
+
+async def test_opentelemetry_s_own_upload_hook_works(spans, monkeypatch, tmp_path) -> None:
+    """The real one, by its entry point: messages are in files, and the span refers to them."""
+    pytest.importorskip("opentelemetry.util.genai._upload")
+    monkeypatch.setenv("OTEL_INSTRUMENTATION_GENAI_COMPLETION_HOOK", "upload")
+    monkeypatch.setenv("OTEL_INSTRUMENTATION_GENAI_UPLOAD_BASE_PATH", tmp_path.as_uri())
+    call_once(Recorder(tracer_provider=spans.provider))
+    attributes = spans.one("chat m").attributes
+    said = tmp_path / attributes["gen_ai.input.messages_ref"].rsplit("/", 1)[-1]
+    await until(lambda: said.exists() and said.read_text(encoding="utf-8").endswith("]\n"))
+    parts = [message["parts"][0] for message in json.loads(said.read_text(encoding="utf-8"))]
+    assert [part["type"] for part in parts] == ["text", "tool_call", "tool_call_response"]
+    assert parts[0]["content"] == "card 4111"
+    assert "gen_ai.output.messages_ref" in attributes
+    assert "gen_ai.input.messages" not in attributes

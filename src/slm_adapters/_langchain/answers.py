@@ -102,7 +102,13 @@ def usage_from(result: LLMResult) -> Usage | None:
     return Usage(*counts) if counts is not None else None
 
 
+#: LangChain marks an answer from its own cache as free, with the tokens of the call that made it.
+_FROM_CACHE: semconv.Counts = (0, 0, None, None, None)
+
+
 def _counts(counts: UsageMetadata) -> semconv.Counts:
+    if counts.get("total_cost") == 0:
+        return _FROM_CACHE
     given, made = counts.get("input_token_details"), counts.get("output_token_details")
     cached = given.get("cache_read") if given else None
     written = given.get("cache_creation") if given else None

@@ -17,7 +17,7 @@ from typing import Any
 import litellm
 from litellm.integrations.custom_logger import CustomLogger
 
-from ..calls import Outcome
+from ..calls import Outcome, Usage
 from ..recording import CallRecorderBase
 from ..telemetry import semconv
 from ..telemetry.harmless import harmless
@@ -191,6 +191,8 @@ class CallRecorder(CallRecorderBase, CustomLogger):  # type: ignore[misc]
         local = kwargs.get("custom_llm_provider") == served.PROVIDER
         # Without being asked for, a stream's counts may be LiteLLM's own.
         usage = convert.usage_from(response, exact=local or not streamed or bool(asked))
+        if kwargs.get("cache_hit"):
+            usage = Usage(0, 0)  # LiteLLM's own cache: the counts are those of an earlier call
         call.finish(
             convert.replies_from(response),
             usage,

@@ -35,7 +35,10 @@ def instrument(**options: Any) -> CallRecorder:
 
 
 def uninstrument() -> None:
-    """End what ``instrument()`` began: LiteLLM's lists no longer hold the recorder."""
+    """End what ``instrument()`` began: LiteLLM's lists are as before.
+
+    Where LiteLLM has calls to report that were answered already, they are once it has.
+    """
     global _recorder
     with _lock:
         recorder, _recorder = _recorder, None

@@ -17,13 +17,16 @@ from ..telemetry.harmless import harmless
 
 __all__ = ["is_answered", "tell_before_exit", "tell_what_is_stranded"]
 
+#: The second one while a thread of LiteLLM's is about to report it.
+_ANSWERED = ("post_api_call", "successful_api_call")
+
 
 def is_answered(details: Mapping[str, Any]) -> bool:
     """Whether the provider answered; ``details``: LiteLLM's own dict of the call.
 
-    Streams are not answered before LiteLLM reports them.
+    A stream that nobody reported is not known to be at its end.
     """
-    return details.get("log_event_type") == "post_api_call"
+    return not details.get("stream") and details.get("log_event_type") in _ANSWERED
 
 
 @harmless("LiteLLM's queue of a loop that ended")

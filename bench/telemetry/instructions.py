@@ -1,19 +1,20 @@
 #!/usr/bin/env python3
 """What tracing adds to a CrewAI kickoff, in instructions: a kickoff's time wanders by more.
 
-    python bench/telemetry/instructions.py --venvs DIR [--peers a,b] [--kickoffs 12] [--jobs 2]
+    python bench/telemetry/instructions.py --venvs DIR [--peers a,b] [--processes 3] [--jobs 2]
 
 DIR holds the virtual environments made by setup_venvs.sh. Valgrind's Callgrind counts what a process
 executes in user space, all threads together, kickoff by kickoff; hashes are seeded and the garbage
-collector is off. An integration's cost is the median of the differences to the untraced process,
-kickoff by kickoff of the same place in the row, with a 95 % bootstrap interval. That is the same on
-any x86-64 machine; load does not move it. ``none-again``, a second untraced process, shows the error.
+collector is off. An integration's cost is the median of its kickoffs less that of untraced ones, with
+a 95 % bootstrap interval over processes, which differ by more than kickoffs do: ``none-again``, the
+untraced crew once more, shows by how much. Costs depend on the builds of Python and the packages, hardly
+on the machine and not on its load.
 
 The milliseconds beside it are an estimate: instructions divided by the untraced kickoff's rate, its
 instructions over its CPU time without Valgrind. A kickoff also waits for memory and the kernel, so
 tracing's own code, which mostly does not, takes rather less.
 
-About 90 s for an integration and core. Writes results/instructions.json, which report.py reads, and
+About 45 s for a process and core. Writes results/instructions.json, which report.py reads, and
 prints the table. Integrations that are not named keep what they had.
 """
 
@@ -69,17 +70,17 @@ def child(name, n, how, venvs, prefix=()):
 
 
 def count(name, n, venvs):
-    """Instructions of each of n kickoffs, and the spans they made."""
+    """One process: instructions of each of n kickoffs, and the spans they made."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "dump"
         valgrind = ("valgrind", "-q", "--tool=callgrind", "--instr-atstart=no",
                     f"--dump-before={kickoffs.MARK}", f"--callgrind-out-file={out}")  # fmt: skip
-        said = child(name, n, "counted", venvs, valgrind)
+        said = child(name, SKIPPED + n, "counted", venvs, valgrind)
         # A dump holds what ran since the one before; the first holds what ran before any kickoff.
-        dumps = [Path(f"{out}.{i}").read_text() for i in range(2, n + 2)]
+        dumps = [Path(f"{out}.{i}").read_text() for i in range(2 + SKIPPED, n + SKIPPED + 2)]
     totals = [int(re.search(r"^totals: (\d+)", dump, re.M).group(1)) for dump in dumps]
     print(f"{name}: {[round(x / 1e6, 2) for x in totals]} M", file=sys.stderr, flush=True)
-    return {"instructions": totals[SKIPPED:], "spans": said["spans"]}
+    return totals, said["spans"]
 
 
 def load():
@@ -89,32 +90,31 @@ def load():
 
 def plain(data):
     """Instructions of the untraced kickoff."""
-    return statistics.median(data["counted"][PLAIN]["instructions"])
+    return settled(data, (PLAIN,), lambda none: none, times=40)[0]
 
 
-def interval(values, of=statistics.median, times=4000):
-    """95 % bootstrap interval of ``of(values)``."""
+def settled(data, names, of, times=4000):
+    """``of`` the median kickoffs of ``names``, and its 95 % bootstrap interval over processes."""
     seeded = random.Random(0)
-    drawn = sorted(of(seeded.choices(values, k=len(values))) for _ in range(times))
-    return drawn[times // 40], drawn[-times // 40]
+    processes = [data["counted"][name]["instructions"] for name in names]
+
+    def middle(some):
+        return statistics.median(x for process in some for x in process)
+
+    drawn = sorted(
+        of(*(middle(seeded.choices(some, k=len(some))) for some in processes)) for _ in range(times)
+    )
+    return of(*map(middle, processes)), drawn[times // 40], drawn[-times // 40]
 
 
 def added(data, name):
-    """Instructions beyond the untraced kickoff: median, and its 95 % interval."""
-    pairs = zip(data["counted"][name]["instructions"], data["counted"][PLAIN]["instructions"])
-    differences = [traced - none for traced, none in pairs]
-    return statistics.median(differences), *interval(differences)
+    """Instructions beyond the untraced kickoff, and their 95 % interval."""
+    return settled(data, (name, PLAIN), lambda traced, none: traced - none)
 
 
 def ratio(data, name, other):
     """What ``name`` adds as a multiple of what ``other`` adds, and its 95 % interval."""
-    rows = list(zip(*(data["counted"][n]["instructions"] for n in (name, other, PLAIN))))
-
-    def of(rows):
-        ours = statistics.median(a - none for a, _, none in rows)
-        return ours / statistics.median(b - none for _, b, none in rows)
-
-    return of(rows), *interval(rows, of)
+    return settled(data, (name, other, PLAIN), lambda a, b, none: (a - none) / (b - none))
 
 
 def rivals(data):
@@ -174,8 +174,8 @@ def main():
     )
     parser.add_argument("--venvs", required=True, help="where setup_venvs.sh put the environments")
     parser.add_argument("--peers", default=",".join([*NAMES, *UNSAMPLED]))
-    parser.add_argument("--kickoffs", type=int, default=12, help="counted in each process")
-    parser.add_argument("--rounds", type=int, default=4, help="processes of 20 timed kickoffs")
+    parser.add_argument("--processes", type=int, default=3, help="of each integration")
+    parser.add_argument("--kickoffs", type=int, default=4, help="counted in each process")
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
     a = parser.parse_args()
     missing = [tool for tool in ("valgrind", "callgrind_control") if not shutil.which(tool)]
@@ -186,12 +186,16 @@ def main():
         )
     names = a.peers.split(",")
     with cf.ThreadPoolExecutor(a.jobs) as pool:
-        found = dict(zip(names, pool.map(lambda name: count(name, a.kickoffs, a.venvs), names)))
+        jobs = [name for _ in range(a.processes) for name in names]
+        counts = list(pool.map(lambda name: count(name, a.kickoffs, a.venvs), jobs))
+    found = {name: {"instructions": [], "spans": spans} for name, (_, spans) in zip(jobs, counts)}
+    for name, (totals, _) in zip(jobs, counts):
+        found[name]["instructions"].append(totals)
     data = load() or {"counted": {}}
     found = data["counted"] | found
     data["counted"] = {name: found[name] for name in (*NAMES, *UNSAMPLED) if name in found}
     if PLAIN in names:
-        timed = (child(PLAIN, 20, "timed", a.venvs)["ms"] for _ in range(a.rounds))
+        timed = (child(PLAIN, 20, "timed", a.venvs)["ms"] for _ in range(a.processes))
         data["plain_ms"] = [round(ms, 2) for some in timed for ms in some]
     data |= {"when": f"{datetime.datetime.now():%Y-%m-%d %H:%M}", "machine": machine()}
     RESULTS.write_text(json.dumps(data, indent=1) + "\n")

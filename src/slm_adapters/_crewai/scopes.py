@@ -178,9 +178,7 @@ class Scopes:
         """The open model call with that id."""
         return self._calls.get(call_id)
 
-    def ended_by(
-        self, kind: str, event: Any, source: Any, marked: Scope | None
-    ) -> Scope | None:
+    def ended_by(self, kind: str, event: Any, source: Any, marked: Scope | None) -> Scope | None:
         """The scope an end event belongs to.
 
         CrewAI pairs ends with whatever is on top of its stack, which is another scope after a

@@ -213,7 +213,8 @@ def kickoff(R):
         what,
         target,
         f"{num(value, 2)} x ({num(low, 2)}…{num(high, 2)}): {cell(OURS)}, {part:.1%} of the kickoff, "
-        f"about {num(ms, 1)} ms here",
+        f"about {num(ms, 1)} ms here, {num(part * instructions.PLAIN_MS, 1)} where that takes "
+        f"{instructions.PLAIN_MS}",
         cell("floor-otel"),
         f"{rival} {cell(rival)}",
         verdict(low, high, limit),

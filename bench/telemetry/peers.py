@@ -33,6 +33,20 @@ TEN_END = {
 }
 
 
+def is_llm(name, attributes):
+    """Whether a span is of a model call, in any of their vocabularies."""
+    a = attributes or {}
+    return (
+        a.get("openinference.span.kind") == "LLM"
+        or a.get("gen_ai.operation.name") == "chat"
+        or a.get("langsmith.span.kind") == "llm"
+        or a.get("langfuse.observation.type") == "generation"
+        or "CHAT_MODEL" in str(a.get("mlflow.spanType"))
+        or name.endswith((".llm", ".llm_call"))
+        or name.startswith("chat ")
+    )
+
+
 # ------------------------------------------------------------ export switch
 class Switch:
     """Holds the three export paths and flips between them by name."""

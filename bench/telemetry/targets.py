@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import random
 
+import instructions
+import peers
+
 OURS = "slm-adapters"
 FLOORS = ("floor-otel", "floor-handler", "floor-content")
 QUIET = ("none", "none-again", "noop-handler", "noop-inline")
 
 
 def render(R):
-    """The first table of a report: one row per target, judged by this run alone."""
+    """The first table of a report: one row per target, judged by this run (a kickoff's: counted)."""
     rows = [row for make in ROWS for row in make(R)]
     if not rows:
         return ""
@@ -185,37 +188,36 @@ def verdict(low, high, limit):
     return "undecided" if low <= limit < high else yes(high <= limit)
 
 
-def sees_calls(R, name):
-    """Whether this integration makes spans of a crew's model calls."""
-    import report
-
-    spans = R["D_shape"][name]["crew"].get("spans", [])
-    return any(report.is_llm(span) for span in spans)
-
-
 def kickoff(R):
-    data = R.get("D_paired") or {}
-    if not (data.get(OURS) or {}).get("traced"):
+    """By what ``instructions.py`` counted: by time a kickoff wanders by more than all of them add."""
+    data = instructions.load()
+    what = "CrewAI kickoff, 2 agents and 2 tasks, instructions of all threads"
+    limit = instructions.TARGET_MS / instructions.CHEAPEST_MS
+    target = (
+        f"at most {instructions.TARGET_MS} ms where the cheapest integration with spans and tokens of "
+        f"model calls takes {instructions.CHEAPEST_MS}: {num(limit, 2)} x that one"
+    )
+    if data is None:
+        yield what, target, "not counted: run instructions.py", "–", "–", "not counted"
         return
 
     def cell(name):
-        if not (data.get(name) or {}).get("traced"):
-            return "–"
-        texts = []
-        for part, word in ((0.1, "fastest tenth"), (0.5, "median")):
-            value, low, high = cost(data[name], part)
-            texts.append(f"{num(value, 2)} ms at the {word}, 95 % {num(low, 2)}…{num(high, 2)}")
-        return "; ".join(texts)
+        value, low, high = (x / 1e6 for x in instructions.added(data, name))
+        return f"{num(value, 2)} ({num(low, 2)}…{num(high, 2)}) million"
 
-    names = [n for n in others(R, "D_paired") if data[n].get("traced") and sees_calls(R, n)]
-    rival = best(data, lambda x: cost(x, 0.1)[0], names)
+    rival = instructions.rivals(data)[0]
+    value, low, high = instructions.ratio(data, OURS, rival)
+    added = instructions.added(data, OURS)[0]
+    part, ms = added / instructions.plain(data), added / instructions.rate(data)[0]
     yield (
-        "CrewAI kickoff, 2 agents and 2 tasks, CPU (traced and untraced in one process)",
-        "at most 1.0 ms",
-        cell(OURS),
+        what,
+        target,
+        f"{num(value, 2)} x ({num(low, 2)}…{num(high, 2)}): {cell(OURS)}, {part:.1%} of the kickoff, "
+        f"about {num(ms, 1)} ms here, {num(part * instructions.PLAIN_MS, 1)} where that takes "
+        f"{instructions.PLAIN_MS}",
         cell("floor-otel"),
-        f"{rival[1]} {cell(rival[1])}" if rival else "–",
-        verdict(*cost(data[OURS], 0.1)[1:], 1.0),
+        f"{rival} {cell(rival)}",
+        verdict(low, high, limit),
     )
 
 
@@ -226,7 +228,7 @@ def crew_truth(R):
     if not shape or not tree or "error" in tree:
         return
     crew = shape["crew"]
-    llm = [x for x in crew["spans"] if report.is_llm(x)]
+    llm = [x for x in crew["spans"] if peers.is_llm(x["name"], x["attributes"])]
     counted = sum("gen_ai.usage.input_tokens" in x["attributes"] for x in llm)
     total, a, b = report.crew_usage(crew), tree["serial"], tree["threads"]
     inside = not (a["detached"] or b["detached"])

@@ -64,9 +64,13 @@ _PARAMETERS = (
 
 def low_cardinality(name: Any) -> str | None:
     """``name`` if it may name a span: short, one line, no ids in it; else None."""
-    if not isinstance(name, str):
-        return None
-    text: str = name.strip()
+    return _label(name) if isinstance(name, str) else None
+
+
+# A program's agents and tasks are few, and each is asked for again and again.
+@functools.lru_cache(maxsize=256)
+def _label(name: str) -> str | None:
+    text = name.strip()
     return text if semconv.may_be_a_label(text) else None
 
 

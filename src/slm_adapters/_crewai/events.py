@@ -18,7 +18,7 @@ from . import bus, convert, guards, spans, steps
 from .bus import Moment
 from .scopes import AGENTS, Scope, Scopes
 from .starts import Start
-from .tables import CHUNK, FAILED, HUMAN, STARTS, THOUGHT
+from .tables import ENDS, FAILED, HUMAN, STARTS, THOUGHT
 
 __all__ = ["EventRecorder"]
 
@@ -44,20 +44,20 @@ class EventRecorder:
     def see(self, source: Any, event: Any, moment: Moment) -> None:
         """One event, on the thread and in the context that emitted it."""
         kind = event.type
-        if kind in (CHUNK, THOUGHT):
-            self._chunk(event)
-        elif kind in STARTS:
+        if kind in STARTS:
             if self.only is None or (kind == "llm_call_started" and self.only(source)):
-                self._start(source, event, moment)
+                self._start(kind, source, event, moment)
+        elif kind in ENDS:
+            self._end(kind, source, event, moment)
         elif kind in HUMAN:
             self._point(self._parent(event, self._marked(moment.ambient)), HUMAN[kind])
         else:
-            self._end(source, event, moment)
+            self._chunk(kind, event)
 
-    def _start(self, source: Any, event: Any, moment: Moment) -> None:
+    def _start(self, kind: str, source: Any, event: Any, moment: Moment) -> None:
         marked = self._marked(moment.ambient)
-        scope = Scope(event, source, self._parent(event, marked))
-        opener = spans.OPENERS.get(scope.kind)
+        scope = Scope(kind, event, source, self._parent(event, marked))
+        opener = spans.OPENERS.get(kind)
         if opener is not None:
             recorder, context = self.recorder, self._context_for(scope.parent, marked, moment)
             if bus.covered(self):
@@ -73,21 +73,22 @@ class EventRecorder:
         if evicted is not None:
             self._close(evicted, None, moment.at_ns, early=True)
 
-    def _end(self, source: Any, event: Any, moment: Moment) -> None:
-        marked = self._marked(moment.ambient)
-        scope = self.scopes.ended_by(event, source, marked)
+    def _end(self, kind: str, source: Any, event: Any, moment: Moment) -> None:
+        scope = self.scopes.ended_by(kind, event, source, self._marked(moment.ambient))
         if scope is None:
             return
-        error = spans.error_of(event, moment) if event.type in FAILED else None
+        error = spans.error_of(event, moment) if kind in FAILED else None
         if scope.call is not None and error is None:
             _remember(scope.parent, event.response)
             self.scopes.spend(scope, spans.finish_call(scope.call, source, event, moment.at_ns))
         elif error is None:
-            error = steps.finish(self.recorder, scope, event)
+            finisher = steps.FINISHERS.get(kind)
+            if finisher is not None and scope.opened is not None:
+                error = finisher(self.recorder, scope, scope.opened, event)
         elif scope.opened is None:
             steps.failed_inside(scope, error)
         self._close(scope, error, moment.at_ns)
-        if event.type == "knowledge_query_failed":
+        if kind == "knowledge_query_failed":
             self._close_search(scope.parent, moment)
 
     def _close_search(self, search: Scope | None, moment: Moment) -> None:
@@ -95,11 +96,11 @@ class EventRecorder:
         if search is not None and search.kind == "knowledge_search_query_started":
             self._close(search, None, moment.at_ns, early=True)
 
-    def _chunk(self, event: Any) -> None:
+    def _chunk(self, kind: str, event: Any) -> None:
         scope = self.scopes.call(event.call_id)
         if scope is not None and scope.call is not None:
             # A thought and a tool call's arguments are no text of the reply.
-            is_text = event.type != THOUGHT and not event.tool_call
+            is_text = kind != THOUGHT and not event.tool_call
             scope.call.chunk(event.chunk if is_text else None)
 
     # What has no event
@@ -151,7 +152,10 @@ class EventRecorder:
         return scope  # type: ignore[no-any-return]  # the key is this recorder's alone
 
     def _parent(self, event: Any, marked: Scope | None) -> Scope | None:
-        recorded = self.scopes.get(event.parent_event_id)
+        named = event.parent_event_id
+        if marked is not None and marked.event_id == named and not marked.ended:
+            return marked
+        recorded = self.scopes.get(named)
         recorded = recorded.nearest_open() if recorded else None
         current = marked.nearest_open() if marked else None
         if recorded is None or current is recorded:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from opentelemetry import trace
@@ -39,11 +39,11 @@ class Scope:
         "spent", "task",
     )  # fmt: skip
 
-    def __init__(self, event: Any, source: Any, parent: Scope | None) -> None:
+    def __init__(self, kind: str, event: Any, source: Any, parent: Scope | None) -> None:
         self.event_id: str = event.event_id
-        self.kind: str = event.type
+        self.kind = kind
         # An absent field of a pydantic model is slow to ask for.
-        self.call_id: str | None = event.call_id if event.type == "llm_call_started" else None
+        self.call_id: str | None = event.call_id if kind == "llm_call_started" else None
         self.source_id = id(source)
         self.boundary = guards.current_boundary()
         self.parent = parent
@@ -55,11 +55,9 @@ class Scope:
         self.outer_context: Context | None = None
         self.ended = False
         #: Inherited downwards.
-        self.role: str | None = None
-        self.task: str | None = None
-        self.run_id: str | None = None
-        if parent is not None:
-            self.role, self.task, self.run_id = parent.role, parent.task, parent.run_id
+        self.role: str | None = parent.role if parent else None
+        self.task: str | None = parent.task if parent else None
+        self.run_id: str | None = parent.run_id if parent else None
         #: Tool calls the model last asked for here, not yet seen as tool events.
         self.asked: list[ToolCall] = []
         #: An ``error.type`` that something inside reported and this scope's own end may not.
@@ -127,7 +125,7 @@ class Scopes:
                 return next(iter(self._live.values()))
         return None
 
-    def drop(self, scope: Scope, *, early: bool) -> list[Scope]:
+    def drop(self, scope: Scope, *, early: bool) -> Sequence[Scope]:
         """Forget ``scope``, but for ``early`` ones its place; returns its open children."""
         with self._lock:
             scope.ended = True
@@ -140,7 +138,7 @@ class Scopes:
                 self._early[scope.event_id] = scope
                 if len(self._early) > _EARLY_LIMIT:
                     self._early.popitem(last=False)
-            return list(scope.children.values())
+            return tuple(scope.children.values()) if scope.children else ()
 
     def get(self, event_id: str | None) -> Scope | None:
         """The scope a started event opened, also when it ended without its event."""
@@ -180,17 +178,17 @@ class Scopes:
         """The open model call with that id."""
         return self._calls.get(call_id)
 
-    def ended_by(self, event: Any, source: Any, marked: Scope | None) -> Scope | None:
+    def ended_by(self, kind: str, event: Any, source: Any, marked: Scope | None) -> Scope | None:
         """The scope an end event belongs to.
 
         CrewAI pairs ends with whatever is on top of its stack, which is another scope after a
         start that never ended: the kind of event decides, searched outwards.
         """
-        kind = ENDS.get(event.type)
-        if kind == "llm_call_started":
+        started = ENDS.get(kind)
+        if started == "llm_call_started":
             return self._ended_call(event, source, marked)
         for start in (self.get(event.started_event_id), marked):
-            found = _matching(start, kind, id(source))
+            found = _matching(start, started, id(source))
             if found is not None:
                 return found
         return None

@@ -156,10 +156,9 @@ def finish_call(call: OpenCall, source: Any, event: Any, at_ns: int) -> Usage | 
 
 def note_usage(scope: Scope) -> None:
     """Put on an agent or workflow the tokens of the calls made inside it, in this run alone."""
-    names = _USAGE_NAMES.get(scope.kind)
-    spent = scope.spent
-    if names is not None and spent is not None and spent.exact and scope.opened is not None:
-        scope.opened.note(**dict(zip(names, (spent.input, spent.output), strict=True)))
+    names, spent, opened = _USAGE_NAMES.get(scope.kind), scope.spent, scope.opened
+    if names is not None and spent is not None and spent.exact and opened is not None:
+        opened.attributes[names[0]], opened.attributes[names[1]] = spent.input, spent.output
 
 
 def _reply(event: Any, *, with_content: bool) -> Reply:
@@ -176,7 +175,7 @@ def _reply(event: Any, *, with_content: bool) -> Reply:
 
 def end_opened(opened: OpenSpan, error: BaseException | str | None, end_ns: int | None) -> None:
     """End a span or a call that no completed event has ended."""
-    given_up = isinstance(error, BaseException) and not is_failure(error)
+    given_up = error is not None and not is_failure(error)
     if not isinstance(opened, OpenCall):
         if given_up:
             opened.note(**{semconv.OUTCOME: "abandoned"})

@@ -14,15 +14,7 @@ from . import convert
 from .scopes import Scope
 from .starts import Start, as_text, redacted
 
-__all__ = ["OPENERS", "failed_inside", "finish"]
-
-
-def finish(recorder: Recorder, scope: Scope, event: Any) -> str | None:
-    """Note on the span what its end event says; the result is an ``error.type``, if it failed."""
-    finisher = _FINISHERS.get(event.type)
-    if finisher is None or scope.opened is None:
-        return None
-    return finisher(recorder, scope, scope.opened, event)
+__all__ = ["FINISHERS", "OPENERS", "failed_inside"]
 
 
 def failed_inside(scope: Scope, error: BaseException | str) -> None:
@@ -224,7 +216,8 @@ OPENERS = {
     "agent_reasoning_started": _plan,
     "llm_guardrail_started": _guardrail,
 }
-_FINISHERS = {
+#: What notes on a span what its end event says; the result is an ``error.type``, if it failed.
+FINISHERS = {
     "tool_usage_finished": _finish_tool,
     "mcp_tool_execution_completed": _finish_mcp,
     "memory_query_completed": _finish_memory_search,

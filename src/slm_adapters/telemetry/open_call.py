@@ -108,7 +108,7 @@ class OpenSpan:
         self.span.set_status(Status(StatusCode.ERROR, kind))
 
     def _write(self, attributes: Mapping[str, Any]) -> None:
-        if self.span.is_recording():
+        if attributes and self.span.is_recording():
             self.span.set_attributes({k: v for k, v in attributes.items() if v is not None})
 
 

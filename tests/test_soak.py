@@ -95,7 +95,7 @@ def grown(work, warm_up) -> tuple[int, int]:
 
 @pytest.mark.parametrize("sampler", [ALWAYS_ON, ALWAYS_OFF], ids=["sampled", "unsampled"])
 def test_soak_langchain(sampler) -> None:
-    """10,000 calls sampled and as many not: no live entry, no growth."""
+    """20,000 calls sampled and as many not: no live entry, no growth."""
     recorder = CallRecorder(tracer_provider=TracerProvider(sampler=sampler))
     using, made = {"callbacks": [recorder]}, []
 
@@ -104,11 +104,11 @@ def test_soak_langchain(sampler) -> None:
         asyncio.run(async_calls(using, 20))
 
     def work() -> None:
-        made.append(sync_calls(using, 1000))
-        made.append(asyncio.run(async_calls(using, 1000)))
+        made.append(sync_calls(using, 2000))
+        made.append(asyncio.run(async_calls(using, 2000)))
 
     blocks, objects = grown(work, warm_up)
-    assert sum(made) == 10_000
+    assert sum(made) == 20_000
     assert recorder.open_runs == 0
     assert not runs._first
     assert not nesting.contexts

@@ -100,6 +100,8 @@ _SPANS: dict[str, dict[str, Attribute]] = {
         **_SERVER,
         "gen_ai.provider.name": Attribute(TEXT, "required"),
         "gen_ai.request.model": Attribute(TEXT, "conditional"),
+        "gen_ai.request.encoding_formats": Attribute(TEXTS, "recommended"),
+        "gen_ai.embeddings.dimension.count": Attribute(INT, "recommended"),
         "gen_ai.response.model": Attribute(TEXT, "recommended"),
         "gen_ai.usage.input_tokens": Attribute(INT, "recommended"),
     },

@@ -92,8 +92,9 @@ def litellm_runs(providers: dict[str, Any]) -> None:
         with contextlib.suppress(Exception):
             litellm.completion(**options, mock_response=ValueError("down"))
         litellm.embedding(
-            model="text-embedding-3-small", input=["q"], api_key="x", mock_response=[[0.1, 0.2]]
-        )
+            model="text-embedding-3-small", input=["q"], api_key="x", mock_response=[[0.1, 0.2]],
+            dimensions=2, encoding_format="float",
+        )  # fmt: skip
         time.sleep(0.3)
         assert recorder.open_calls == 0
 

@@ -80,6 +80,7 @@ async def every_way(options: dict[str, Any]) -> None:
     """Completion, streaming, text completion and embeddings, each sync and async."""
     text = options | {"model": "text-completion-openai/gpt-3.5-turbo-instruct", "prompt": "q"}
     embed = options | {"model": "openai/text-embedding-3-small", "input": ["q"]}
+    embed |= {"dimensions": 2, "encoding_format": "float"}
     asked = options | {"model": MODEL, "messages": QUESTION}
 
     def synchronous() -> None:
@@ -112,6 +113,9 @@ async def test_every_entry_point_is_one_span_with_exact_tokens(spans, recorder, 
     assert outputs == {(False, 3), (True, None)}
     streamed = [s for s in spans.all() if "gen_ai.response.time_to_first_chunk" in s.attributes]
     assert len(streamed) == 2
+    for embedding in spans.named("embeddings"):
+        assert embedding.attributes["gen_ai.embeddings.dimension.count"] == 2
+        assert embedding.attributes["gen_ai.request.encoding_formats"] == ("float",)
     assert recorder.open_calls == 0
 
 

@@ -19,6 +19,7 @@ __all__ = [
 _PARAMS = (
     "temperature", "top_p", "top_k", "max_tokens", "max_completion_tokens", "seed", "stop", "n",
     "frequency_penalty", "presence_penalty", "tool_choice", "parallel_tool_calls",
+    "encoding_format", "dimensions",
 )  # fmt: skip
 _OTHERWISE = "configure a fallback in the LiteLLM router"
 

@@ -122,7 +122,12 @@ REQUEST_PARAMETERS = {
     "presence_penalty": "gen_ai.request.presence_penalty",
     "stop": "gen_ai.request.stop_sequences",
     "seed": "gen_ai.request.seed",
+    "encoding_format": "gen_ai.request.encoding_formats",
+    "dimensions": "gen_ai.embeddings.dimension.count",
 }
+
+#: Those that are lists of texts, of which one may be given bare.
+_LISTS = ("stop", "encoding_format")
 
 _CLIENT_OPERATIONS = {CHAT, TEXT_COMPLETION, EMBEDDINGS, RETRIEVAL}
 
@@ -195,7 +200,7 @@ def _add_parameters(attributes: dict[str, Any], params: Mapping[str, Any]) -> No
         attribute = REQUEST_PARAMETERS.get(name)
         if attribute is None or value is None or value == []:
             continue
-        if name == "stop":
+        if name in _LISTS:
             value = [value] if isinstance(value, str) else [str(v) for v in value]
         elif isinstance(value, bool) or not isinstance(value, int | float):
             continue

@@ -312,9 +312,8 @@ NO_LABELS = Scope()
 _scope: ContextVar[Scope] = ContextVar("slm_adapters_scope", default=NO_LABELS)
 
 
-def current_scope() -> Scope:
-    """The labels in force here; read once, when a call starts."""
-    return _scope.get()
+#: The labels in force here; read once, when a call starts.
+current_scope = _scope.get
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from .convert import LOCAL_PROVIDER
 from .endings import end_lost, end_with, gives_up, is_closed
 from .plans import Plan, Plans
 from .runs import Run, Runs
-from .spans import OF_GRAPHS, conversation_of, graph_span, role_of, tool_attributes
+from .spans import conversation_of, graph_span, is_in_graph, role_of, tool_attributes
 
 __all__ = ["CallRecorder"]
 
@@ -84,9 +84,14 @@ class CallRecorder(CallRecorderBase, BaseCallbackHandler):
         parent_run_id: UUID | None = None,
         metadata: dict[str, Any] | None = None,
         invocation_params: Mapping[str, Any] | None = None,
+        tags: list[str] | None = None,
+        options: Any = None,
+        name: str | None = None,
+        batch_size: int = 1,
         **kwargs: Any,
     ) -> None:
-        # Not the decorator: this and ``on_llm_end`` are what every call pays.
+        # Not the decorator: this and ``on_llm_end`` are what every call pays. Nor are arguments
+        # left to ``kwargs`` that LangChain gives each time: Python compares those to every name.
         try:
             run = self._runs.start(run_id, parent_run_id, None, metadata)
             if run is None:
@@ -136,16 +141,18 @@ class CallRecorder(CallRecorderBase, BaseCallbackHandler):
         messages: Sequence[Message] = (),
         rows: Sequence[Row] = (),
     ) -> OpenCall:
-        fields, attributes = plan.fields.copy(), plan.attributes.copy()
+        fields, attributes = plan.fields.copy(), plan.attributes
         fields["started_ns"] = run.started_ns
         # A call on its own belongs to no run that a span could name.
         if run.parent is not None or run.unseen_parent is not None:
-            fields["run_id"] = attributes[semconv.RUN_ID] = run.root_id
+            fields["run_id"] = run.root_id
+            attributes = {**attributes, semconv.RUN_ID: run.root_id}
         elif kept or plan.is_ours:
             fields["run_id"] = run.root_id
-        in_graph = not OF_GRAPHS.isdisjoint(run.metadata)
+        in_graph = is_in_graph(run)
         if in_graph and (role := role_of(run)):
-            fields["role"] = attributes[semconv.ROLE] = role
+            fields["role"] = role
+            attributes = {**attributes, semconv.ROLE: role}
         run.span = call = self.recorder.begin(
             fields,
             attributes,
@@ -165,7 +172,14 @@ class CallRecorder(CallRecorderBase, BaseCallbackHandler):
         return call
 
     def on_llm_new_token(
-        self, token: str | list[Any], *, chunk: Any = None, run_id: UUID, **kwargs: Any
+        self,
+        token: str | list[Any],
+        *,
+        chunk: Any = None,
+        run_id: UUID,
+        parent_run_id: UUID | None = None,
+        tags: list[str] | None = None,
+        **kwargs: Any,
     ) -> None:
         # The one callback per chunk: no call but the lookup once nothing is left to note.
         run = self._runs.live.get(run_id.int)
@@ -195,7 +209,15 @@ class CallRecorder(CallRecorderBase, BaseCallbackHandler):
             call.chunk(text)
             run.chunks_done = not call.wants_chunks
 
-    def on_llm_end(self, response: LLMResult, *, run_id: UUID, **kwargs: Any) -> None:
+    def on_llm_end(
+        self,
+        response: LLMResult,
+        *,
+        run_id: UUID,
+        parent_run_id: UUID | None = None,
+        tags: list[str] | None = None,
+        **kwargs: Any,
+    ) -> None:
         run: Any = None
         call: Any = None
         try:

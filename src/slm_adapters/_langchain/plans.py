@@ -19,9 +19,9 @@ _SCALARS = frozenset((str, int, float, bool, NoneType))
 
 
 class Plan:
-    """A call's fields, and its span's name, kind and attributes; copy both dicts."""
+    """A call's fields, to be copied, and its span's name, kind and attributes."""
 
-    __slots__ = ("attributes", "fields", "is_ours", "kind", "name")
+    __slots__ = ("attributes", "fields", "is_ours", "kind", "name", "numbers", "params")
 
     def __init__(
         self, operation: str, model: str, provider: str | None, params: Mapping[str, Any]
@@ -38,6 +38,11 @@ class Plan:
         self.attributes = semconv.call_attributes(self.fields)
         #: Whether the model is a ``ChatSLM``, wherever it runs.
         self.is_ours = params.get("_type") == LOCAL_PROVIDER
+        self.params = dict(params)
+        #: The parameters that equal others of another type: 1, 1.0 and True do.
+        self.numbers = [
+            (name, type(value)) for name, value in params.items() if isinstance(value, int | float)
+        ]
         self.name = semconv.span_name(operation, model)
         self.kind = semconv.span_kind(operation, provider == LOCAL_PROVIDER)
 
@@ -46,7 +51,7 @@ class Plans:
     """The plans of one recorder. Models with nested parameters (tools) get a new one each call."""
 
     def __init__(self) -> None:
-        self._known: dict[tuple[str, Any, Any], tuple[list[type], dict[str, Any], Plan]] = {}
+        self._known: dict[tuple[str, Any, Any], Plan] = {}
 
     def plan(
         self,
@@ -57,24 +62,26 @@ class Plans:
     ) -> Plan:
         """The plan of this call; only equal values of equal types share one."""
         key = (operation, metadata.get("ls_model_name"), metadata.get("ls_provider"))
-        types = [*map(type, params.values())]
         known = self._known.get(key)
-        # Types first: 1, 1.0 and True are equal, and some values have no plain answer.
-        if known is not None and known[0] == types and known[1] == params:
-            return known[2]
-        plan = self._made(operation, serialized, params, metadata)
-        if key[1] and _SCALARS.issuperset(types):
+        if known is not None and _are(params, known):
+            return known
+        model, provider = model_facts(serialized, params, metadata)
+        plan = Plan(operation, model, provider, params)
+        if key[1] and _SCALARS.issuperset(map(type, params.values())):
             if len(self._known) >= _LIMIT:
                 self._known.clear()
-            self._known[key] = (types, dict(params), plan)
+            self._known[key] = plan
         return plan
 
-    @staticmethod
-    def _made(
-        operation: str,
-        serialized: Mapping[str, Any] | None,
-        params: Mapping[str, Any],
-        metadata: Mapping[str, Any],
-    ) -> Plan:
-        model, provider = model_facts(serialized, params, metadata)
-        return Plan(operation, model, provider, params)
+
+def _are(params: Mapping[str, Any], known: Plan) -> bool:
+    """Whether a plan was made of equal parameters."""
+    try:
+        if params != known.params:
+            return False
+    except Exception:
+        return False  # some values have no plain answer
+    for name, kind in known.numbers:  # noqa: SIM110 - a generator costs more than all of this
+        if type(params[name]) is not kind:
+            return False
+    return True

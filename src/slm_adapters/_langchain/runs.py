@@ -13,7 +13,7 @@ from opentelemetry.context import Context
 
 from ..telemetry import suppression
 from ..telemetry.current import get_context
-from ..telemetry.lifetimes import Lifetimes
+from ..telemetry.lifetimes import Lifetimes, Watched
 from ..telemetry.recorder import OpenSpan
 from ..telemetry.spending import Spent
 from .nesting import Guard, contexts
@@ -28,41 +28,44 @@ _everyone: set[weakref.ref[Runs]] = set()
 _first: dict[tuple[int, int], Run] = {}
 
 
-class Run:
-    """One open LangChain run; most of them make no span."""
+class Run(Watched):
+    """One open LangChain run; most of them make no span. ``Runs.start`` fills it in.
 
-    # Class attributes, not slots: most of these stay as they are.
-    span: OpenSpan | None = None
-    #: A graph's sums of what runs inside it.
-    spent: Spent | None = None
-    owner: object | None = None
-    #: Where the outermost run began; inner ones inherit from it.
-    context: Context | None = None
+    It is the weak reference to its id, which dies with the run's manager: that is how a run nobody
+    reports on is noticed.
+    """
+
+    # Slots, and no ``__init__``: every step of every chain makes one of these.
+    __slots__ = (
+        "__weakref__", "_root_id", "chunks_done", "chunks_from", "context", "guard", "leader",
+        "metadata", "name", "parent", "shared", "span", "spent", "started_ns", "table",
+        "unseen_parent",
+    )  # fmt: skip
+
+    key: int
+    table: Runs
+    name: str | None
+    metadata: Mapping[str, Any]
+    started_ns: int
+    parent: Run | None
     #: The run around this one, if that was not reported to us. As a number: ids tell by dying
     #: that their run is lost.
-    unseen_parent: int | None = None
-    _root_id: str | None = None
+    unseen_parent: int | None
+    #: Where the outermost run began; inner ones inherit from it.
+    context: Context | None
+    span: OpenSpan | None
+    #: A graph's sums of what runs inside it.
+    spent: Spent | None
     #: The same run in another recorder on the same provider, which heard of it first.
-    leader: Run | None = None
+    leader: Run | None
     #: The run and the provider, if other recorders may hear of it too.
-    shared: tuple[int, int] | None = None
+    shared: tuple[int, int] | None
     #: Which callback reports this run's chunks, once one did.
-    chunks_from: str | None = None
-    chunks_done = False
+    chunks_from: str | None
+    chunks_done: bool
     #: The stream this run answers, if it does.
-    guard: Guard | None = None
-
-    def __init__(
-        self,
-        table: Runs,
-        key: int,
-        parent: Run | None,
-        name: str | None,
-        metadata: Mapping[str, Any],
-    ) -> None:
-        self.table, self.key = table, key
-        self.parent, self.name, self.metadata = parent, name, metadata
-        self.started_ns = time.time_ns()
+    guard: Guard | None
+    _root_id: str | None
 
     @property
     def root_id(self) -> str:
@@ -131,6 +134,8 @@ class Runs:
         self.live: dict[int, Run] = {}
         self._on_lost = on_lost
         self._lifetimes = Lifetimes(self._end_lost)
+        # Every run asks for these two.
+        self._lost, self._noticed = self._lifetimes.lost, self._lifetimes.noticed
         _everyone.add(weakref.ref(self, _everyone.discard))
 
     def __len__(self) -> int:
@@ -149,13 +154,18 @@ class Runs:
         metadata: Mapping[str, Any] | None,
     ) -> Run | None:
         """Register a run that just started; ``None`` when it was reported before."""
-        if self._lifetimes.lost:
+        if self._lost:
             self.settle()
         key, live = run_id.int, self.live
         if key in live:
             return None
-        parent = live.get(parent_id.int) if parent_id is not None else None
-        run = Run(self, key, parent, name, metadata or {})
+        run = Run(run_id, self._noticed)
+        run.key, run.table, run.name, run.metadata = key, self, name, metadata or {}
+        run.started_ns = time.time_ns()
+        run.span = run.spent = run.guard = run.chunks_from = run._root_id = None
+        run.chunks_done = False
+        run.parent = parent = live.get(parent_id.int) if parent_id is not None else None
+        run.unseen_parent = run.context = run.leader = run.shared = None
         if parent is None:
             run.context = get_context()
             if parent_id is not None:
@@ -166,7 +176,6 @@ class Runs:
             first = _first.setdefault(run.shared, run)
             if first is not run:
                 run.leader = first
-        run.owner = self._lifetimes.watch(run_id, key)
         live[key] = run
         if len(live) > _LIMIT:
             self._evict()
@@ -174,7 +183,7 @@ class Runs:
 
     def end(self, run_id: UUID) -> Run | None:
         """Forget a run that ended; ``None`` when it is not open (any more)."""
-        if self._lifetimes.lost:
+        if self._lost:
             self.settle()
         return self._take(run_id.int)
 
@@ -205,8 +214,11 @@ class Runs:
 
     def _take(self, key: int) -> Run | None:
         run = self.live.pop(key, None)
-        contexts.pop(key, None)
-        if run is not None and run.shared is not None and _first.get(run.shared) is run:
+        if run is None:
+            return None
+        if run.span is not None:
+            contexts.pop(key, None)
+        if run.shared is not None and _first.get(run.shared) is run:
             _first.pop(run.shared, None)
         return run
 

@@ -11,15 +11,12 @@ from ..telemetry.recorder import Recorder
 from .runs import Run
 
 __all__ = [
-    "OF_GRAPHS", "conversation_of", "graph_span", "model_facts", "role_of", "tool_attributes",
+    "conversation_of", "graph_span", "is_in_graph", "model_facts", "role_of", "tool_attributes",
 ]  # fmt: skip
 
 _AGENT = "langchain_create_agent"
 #: Node names LangChain's own agents use; they say nothing about the role.
 _GENERIC_NODES = {"model", "agent", "call_model"}
-
-#: The metadata that says where in a graph, or in which conversation, a run is.
-OF_GRAPHS = frozenset(("lc_agent_name", "langgraph_node", "thread_id"))
 
 _MODEL_KEYS = ("model", "model_name", "model_id", "deployment_name")
 
@@ -45,6 +42,12 @@ def _class_name(serialized: Mapping[str, Any] | None, params: Mapping[str, Any])
     serialized = serialized or {}
     path = serialized.get("id") or [params.get("_type") or "model"]
     return str(serialized.get("name") or path[-1])
+
+
+def is_in_graph(run: Run) -> bool:
+    """Whether its metadata may name a role or a conversation."""
+    said = run.metadata
+    return "langgraph_node" in said or "thread_id" in said or "lc_agent_name" in said
 
 
 def role_of(run: Run) -> str | None:

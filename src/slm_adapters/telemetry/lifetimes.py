@@ -9,10 +9,10 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Hashable
 
-__all__ = ["Lifetimes"]
+__all__ = ["Lifetimes", "Watched"]
 
 
-class _Watched(weakref.ref[object]):
+class Watched(weakref.ref[object]):
     """A weak reference that remembers what it stands for."""
 
     __slots__ = ("key",)
@@ -30,12 +30,14 @@ class Lifetimes:
         #: What was noticed and not reported yet.
         self.lost: deque[tuple[Hashable, int]] = deque()
         self._on_lost = on_lost
+        #: What a ``Watched`` calls when its object died.
+        self.noticed = self._vanished
         _all.add(self)
 
     def watch(self, owner: object, key: Hashable) -> object | None:
         """Watch ``owner``; ``None`` if its kind cannot be watched."""
         try:
-            watched = _Watched(owner, self._vanished)
+            watched = Watched(owner, self.noticed)
         except TypeError:
             return None
         watched.key = key
@@ -52,7 +54,7 @@ class Lifetimes:
 
     def _vanished(self, watched: weakref.ref[object]) -> None:
         # May run inside the garbage collector, under anybody's lock: note it, do nothing else.
-        assert isinstance(watched, _Watched)
+        assert isinstance(watched, Watched)
         self.lost.append((watched.key, time.time_ns()))
         try:
             asyncio.get_running_loop().call_soon(self.settle)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Required, TypedDict
 from opentelemetry.context import Context
 from opentelemetry.trace import Span, Status, StatusCode
 
-from ..calls import Call, Message, Outcome, Reply, Scope, Tool, Usage
+from ..calls import NO_LABELS, Call, Message, Outcome, Reply, Tool, Usage
 from . import content, semconv, spending, suppression
 from .harmless import harmless, note_failure
 from .hooks import CallHook
@@ -116,6 +116,10 @@ class OpenCall(OpenSpan):
     """A model call in flight. Fields may be filled in until it ends."""
 
     # Class attributes, not slots: most calls are no streams, and these stay as they are.
+    messages: Sequence[Message] = ()
+    tools: Sequence[Tool] = ()
+    #: The program's own labels where the call was made.
+    scope = NO_LABELS
     _metrics: Metrics | None = None
     first_chunk_ns: int | None = None
     _last_chunk_ns = 0
@@ -124,6 +128,8 @@ class OpenCall(OpenSpan):
     learned: Any = None
     #: The energy counters when the call began, by source.
     energy_before: dict[str, float] | None = None
+    #: Whether its end says more than a span and a record do: metrics, energy, an outer call.
+    says_more = False
 
     def __init__(
         self,
@@ -131,22 +137,17 @@ class OpenCall(OpenSpan):
         span: Span,
         context: Context,
         fields: dict[str, Any],
-        messages: Sequence[Message],
-        tools: Sequence[Tool],
         labels: Mapping[str, Any],
-        scope: Scope,
         quiet: bool = False,
     ) -> None:
         # Written out: calling super() would be a tenth of all this costs.
         self.recorder, self.span, self.context, self.labels = recorder, span, context, labels
         self.operation, self.started_ns = fields["operation"], fields["started_ns"]
-        self.attributes = {}
-        self.fields, self.scope = fields, scope
-        self.messages, self.tools = messages, tools
+        self.fields, self.attributes = fields, {}
         if quiet:
-            self.quiet = True
+            self.quiet = self.says_more = True
         elif recorder.metrics.enabled:
-            self._metrics = recorder.metrics
+            self._metrics, self.says_more = recorder.metrics, True
 
     @property
     def call_id(self) -> str:
@@ -192,11 +193,8 @@ class OpenCall(OpenSpan):
     @property
     def is_span_only(self) -> bool:
         """Whether nobody reads more of this call than its span: no record, metric, outer call."""
-        if self.quiet or self._metrics is not None or self.learned is not None:
-            return False
         recorder = self.recorder
-        kept = recorder.reads_calls or recorder.hooks or global_hooks or self.energy_before
-        return not kept
+        return not (recorder.reads_calls or recorder.hooks or global_hooks or self.says_more)
 
     def finish_span(self, ended: dict[str, Any] | None) -> None:
         """The call succeeded, see :attr:`is_span_only`; ``ended`` are its last attributes."""

@@ -168,43 +168,50 @@ class Recorder:
     ) -> OpenCall:
         """:meth:`open` for callers that know the span's name, kind and attributes already.
 
-        ``fields`` and ``attributes`` become the call's. ``rows``: messages for the span only, see
-        :attr:`keeps_calls`.
+        ``fields`` become the call's; ``attributes`` may be many calls'. ``rows``: messages for the
+        span only, see :attr:`keeps_calls`.
         """
         scope = current_scope()
-        if scope is not NO_LABELS:
-            semconv.relabel(fields, attributes, scope.role, scope.run_id)
         if parent is None:
             parent = get_context()
-        if messages:
+        quiet = beside is not None or bool(parent and suppression.is_suppressed(parent))
+        if messages or rows or self.hooks or scope is not NO_LABELS:
+            attributes = attributes.copy()
+            semconv.relabel(fields, attributes, scope.role, scope.run_id)
             messages = self.redaction.apply(messages)
-        if beside is not None or (parent and suppression.is_suppressed(parent)):
-            parent = beside.context if beside is not None else parent
-            span = suppression.quiet_span(parent)
-            return OpenCall(self, span, parent, fields, messages, tools, attributes, scope, True)
-        if parent and self.profile.agents_have_provider and fields.get("provider"):
-            agent = suppression.innermost(parent)
-            if agent is not None and agent.operation == semconv.INVOKE_AGENT:
-                agent.attributes.setdefault(semconv.PROVIDER_NAME, fields["provider"])
-        if self.hooks:
-            attributes[semconv.CALL_ID] = fields["call_id"] = new_call_id()
-        if (messages or rows) and self.content_on_spans:
-            self._write_content(attributes, messages, rows, tools)
-        span = self._start_span(name, parent, kind, attributes, (), fields["started_ns"])
-        call = OpenCall(self, span, parent, fields, messages, tools, attributes, scope)
-        call.context = suppression.around(call, parent)
-        if self.energy is not None and kind is SpanKind.INTERNAL:
-            call.energy_before = self.energy.read()
+            if not quiet:
+                self._write_more(fields, attributes, messages, rows, tools)
+        if quiet:
+            context = beside.context if beside is not None else parent
+            span = suppression.quiet_span(context)
+            call = OpenCall(self, span, context, fields, attributes, quiet=True)
+        else:
+            if parent and self.profile.agents_have_provider:
+                _name_provider(parent, fields.get("provider"))
+            span = self._start_span(name, parent, kind, attributes, (), fields["started_ns"])
+            call = OpenCall(self, span, parent, fields, attributes)
+            call.context = suppression.around(call, parent)
+            if self.energy is not None and kind is SpanKind.INTERNAL:
+                call.energy_before, call.says_more = self.energy.read(), True
+        if messages or tools:
+            call.messages, call.tools = messages, tools
+        if scope is not NO_LABELS:
+            call.scope = scope
         return call
 
-    def _write_content(
+    def _write_more(
         self,
+        fields: dict[str, Any],
         attributes: dict[str, Any],
         messages: Sequence[Message],
         rows: Sequence[content.Row],
         tools: Sequence[Tool],
     ) -> None:
-        if attributes[semconv.OPERATION_NAME] == semconv.EMBEDDINGS:
+        """What few spans start with: the record's id, and content."""
+        if self.hooks:
+            attributes[semconv.CALL_ID] = fields["call_id"] = new_call_id()
+        wanted = self.content_on_spans and (messages or rows)
+        if not wanted or attributes[semconv.OPERATION_NAME] == semconv.EMBEDDINGS:
             return
         if rows:
             attributes[semconv.INPUT_MESSAGES] = content.fitted(list(map(content.structured, rows)))
@@ -241,6 +248,13 @@ class Recorder:
         opened = OpenSpan(self, span, parent, operation, attributes, started)
         opened.context = suppression.inside(opened, parent)
         return opened
+
+
+def _name_provider(context: Context, provider: str | None) -> None:
+    """Tell the agent right around a call its model's provider, if it does not know one."""
+    agent = suppression.innermost(context) if provider else None
+    if agent is not None and agent.operation == semconv.INVOKE_AGENT:
+        agent.attributes.setdefault(semconv.PROVIDER_NAME, provider)
 
 
 _default: Recorder | None = None

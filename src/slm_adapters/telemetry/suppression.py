@@ -67,11 +67,12 @@ def around(call: OpenCall, parent: Context) -> Context:
     """The context inside ``call``: its span is current, LLM instrumentations keep quiet."""
     # Weak: a call holds its context, and contexts outlive calls in copies others made.
     us = weakref.ref(call)
-    inner: dict[str, Any] = {
-        **parent, _SPAN: call.span, _OPEN: us, _CALL: us, _OPENLLMETRY: True,
-    }  # fmt: skip
+    inner: dict[str, Any] = {_SPAN: call.span, _OPEN: us, _CALL: us, _OPENLLMETRY: True}
+    if parent:
+        inner = {**parent, **inner}
     if _UTIL in sys.modules:
         call.learned = inner[_INFERENCE] = sys.modules[_UTIL].InferenceData()
+        call.says_more = True
     return Context(inner)
 
 

@@ -20,7 +20,7 @@ _REASONS = ("finish_reason", "stop_reason", "done_reason")
 def replies_from(result: LLMResult) -> tuple[Reply, ...]:
     """One reply per choice."""
     return tuple(
-        Reply(_reply_message(choice), _finish_reason(choice))
+        Reply(_reply_message(choice), _reason_of(choice))
         for choices in result.generations
         for choice in choices
     )
@@ -36,7 +36,7 @@ def output_json(result: LLMResult) -> str:
     """``gen_ai.output.messages`` of a result whose replies nobody keeps."""
     return content.fitted(
         [
-            content.answered(_reply_row(choice), _finish_reason(choice), _thought(choice))
+            content.answered(_reply_row(choice), _reason_of(choice), _thought(choice))
             for choices in result.generations
             for choice in choices
         ]
@@ -60,9 +60,13 @@ def _reason_in(facts: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _finish_reason(choice: Generation) -> str | None:
-    info, message = choice.generation_info, getattr(choice, "message", None)
-    said = getattr(message, "response_metadata", None)
+def _reason_of(choice: Generation) -> str | None:
+    message = getattr(choice, "message", None)
+    return _finish_reason(choice, message, getattr(message, "response_metadata", None))
+
+
+def _finish_reason(choice: Generation, message: Any, said: Mapping[str, Any] | None) -> str | None:
+    info = choice.generation_info
     reason = (info and _reason_in(info)) or (said and _reason_in(said))
     if not reason:
         return "tool_call" if getattr(message, "tool_calls", None) else None
@@ -77,19 +81,22 @@ Facts: TypeAlias = tuple[str | None, str | None, list[str | None], semconv.Count
 def facts_from(result: LLMResult) -> Facts:
     """The facts of one result; model and id are its first choice's."""
     output, first, counts = result.llm_output or {}, None, None
+    about: Mapping[str, Any] = {}
     reasons: list[str | None] = []
+    # Each attribute is read once: on LangChain's objects that costs as much as a call.
     for choices in result.generations:
         for choice in choices:
             message = getattr(choice, "message", None)
-            reasons.append(_finish_reason(choice))
+            said = getattr(message, "response_metadata", None)
+            reasons.append(_finish_reason(choice, message, said))
             if counts is None and (usage := getattr(message, "usage_metadata", None)):
                 counts = _counts(usage)
-            first = first or message
+            if first is None and message is not None:
+                first, about = message, said or {}
     if counts is None:
         counts = _openai_counts(output.get("token_usage") or output.get("usage"))
-    said = first.response_metadata if first is not None else {}
-    model = said.get("model_name") or said.get("model") or output.get("model_name")
-    identifier = said.get("id") or getattr(first, "id", None) or output.get("id")
+    model = about.get("model_name") or about.get("model") or output.get("model_name")
+    identifier = about.get("id") or getattr(first, "id", None) or output.get("id")
     # Ids LangChain made up itself are no response ids.
     if not isinstance(identifier, str) or identifier.startswith(("run-", "lc_run-")):
         identifier = None

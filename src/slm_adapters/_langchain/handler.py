@@ -19,8 +19,9 @@ from ..telemetry.recorder import OpenCall, Recorder
 from . import answers, convert, nesting, pending, spent
 from .convert import LOCAL_PROVIDER
 from .endings import end_lost, end_with, gives_up, is_closed
-from .plans import Plan, Plans
-from .runs import Run, Runs
+from .nesting import contexts, guard_here
+from .plans import Plans
+from .runs import ALL_NOTED, Run, Runs
 from .spans import conversation_of, graph_span, is_in_graph, role_of, tool_attributes
 
 __all__ = ["CallRecorder"]
@@ -93,21 +94,10 @@ class CallRecorder(CallRecorderBase, BaseCallbackHandler):
         # Not the decorator: this and ``on_llm_end`` are what every call pays. Nor are arguments
         # left to ``kwargs`` that LangChain gives each time: Python compares those to every name.
         try:
-            run = self._runs.start(run_id, parent_run_id, None, metadata)
-            if run is None:
-                return
-            recorder, params = self.recorder, invocation_params or {}
-            plan = self._plans.plan(semconv.CHAT, serialized, params, run.metadata)
-            kept = recorder.keeps_calls
-            said: Sequence[Message] = ()
-            rows: Sequence[Row] = ()
-            if kept:
-                said = convert.messages_from(messages[0]) if recorder.wants_content else ()
-            elif recorder.content_on_spans:
-                rows = [convert.row_of(message) for message in messages[0]]
-            call = self._open(run, plan, params, kept, said, rows)
-            if plan.is_ours:
-                pending.announce(run_id, call, invocation_params)
+            self._open(
+                semconv.CHAT, serialized, messages[0], run_id, parent_run_id, metadata,
+                invocation_params,
+            )  # fmt: skip
         except Exception as error:
             note_failure("LangChain's on_chat_model_start", error)
 
@@ -123,53 +113,72 @@ class CallRecorder(CallRecorderBase, BaseCallbackHandler):
         invocation_params: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        run = self._runs.start(run_id, parent_run_id, None, metadata)
-        if run is None:
-            return
-        params = invocation_params or {}
-        plan = self._plans.plan(semconv.TEXT_COMPLETION, serialized, params, run.metadata)
-        wanted = prompts if self.recorder.wants_content else ()
-        said = [Message("user", prompt) for prompt in wanted]
-        self._open(run, plan, params, self.recorder.keeps_calls, said)
+        self._open(
+            semconv.TEXT_COMPLETION, serialized, prompts, run_id, parent_run_id, metadata,
+            invocation_params,
+        )  # fmt: skip
 
     def _open(
         self,
-        run: Run,
-        plan: Plan,
-        params: Mapping[str, Any],
-        kept: bool,
-        messages: Sequence[Message] = (),
-        rows: Sequence[Row] = (),
-    ) -> OpenCall:
+        operation: str,
+        serialized: dict[str, Any],
+        asked: Sequence[BaseMessage | str],
+        run_id: UUID,
+        parent_run_id: UUID | None,
+        metadata: dict[str, Any] | None,
+        invocation_params: Mapping[str, Any] | None,
+    ) -> None:
+        run = self._runs.start(run_id, parent_run_id, None, metadata)
+        if run is None:
+            return
+        recorder, params = self.recorder, invocation_params or {}
+        plan = self._plans.plan(operation, serialized, params, run.metadata)
         fields, attributes = plan.fields.copy(), plan.attributes
         fields["started_ns"] = run.started_ns
+        said: Sequence[Message] = ()
+        rows: Sequence[Row] = ()
+        kept = recorder.keeps_calls
+        if kept or recorder.content_on_spans:
+            said, rows = self._said(asked, kept)
+        if parent_run_id is not None or kept or plan.is_ours:
+            fields["run_id"] = run.root_id
         # A call on its own belongs to no run that a span could name.
-        if run.parent is not None or run.unseen_parent is not None:
-            fields["run_id"] = run.root_id
+        if parent_run_id is not None:
             attributes = {**attributes, semconv.RUN_ID: run.root_id}
-        elif kept or plan.is_ours:
-            fields["run_id"] = run.root_id
         in_graph = is_in_graph(run)
         if in_graph and (role := role_of(run)):
             fields["role"] = role
             attributes = {**attributes, semconv.ROLE: role}
-        run.span = call = self.recorder.begin(
+        run.span = call = recorder.begin(
             fields,
             attributes,
             plan.name,
             plan.kind,
-            messages,
+            said,
             rows,
-            convert.tools_from(params) if messages or rows else (),
+            convert.tools_from(params) if said or rows else (),
             run.context if run.parent is None else run.parent_context(),
             run.leader.span if run.leader is not None else None,
         )
-        nesting.contexts.setdefault(run.key, call.context)
+        contexts.setdefault(run.key, call.context)
         if in_graph and (conversation := conversation_of(run)):
             call.attributes[semconv.CONVERSATION_ID] = conversation
-        if nesting.guard_here() is not None and (guard := nesting.entered(call)) is not None:
+        if guard_here() is not None and (guard := nesting.entered(call)) is not None:
             run.answers(guard)
-        return call
+        if plan.is_ours:
+            pending.announce(run_id, call, invocation_params)
+
+    def _said(
+        self, asked: Sequence[BaseMessage | str], kept: bool
+    ) -> tuple[Sequence[Message], Sequence[Row]]:
+        """The messages of a record, or of a span alone; nothing where nobody reads them."""
+        if kept and not self.recorder.wants_content:
+            return (), ()
+        rows = [
+            ("user", text, (), None, None) if isinstance(text, str) else convert.row_of(text)
+            for text in asked
+        ]
+        return ([Message(*row) for row in rows], ()) if kept else ((), rows)
 
     def on_llm_new_token(
         self,
@@ -183,13 +192,13 @@ class CallRecorder(CallRecorderBase, BaseCallbackHandler):
     ) -> None:
         # The one callback per chunk: no call but the lookup once nothing is left to note.
         run = self._runs.live.get(run_id.int)
-        if run is not None and not run.chunks_done:
+        if run is not None and run.chunks is not ALL_NOTED:
             self._chunk(run, token if isinstance(token, str) else "", "token")
 
     @harmless("LangChain's on_stream_event")
     def on_stream_event(self, event: Any, *, run_id: UUID, **kwargs: Any) -> None:
         run = self._runs.live.get(run_id.int)
-        if run is None or run.chunks_done:
+        if run is None or run.chunks is ALL_NOTED:
             return
         if str(event.get("event", "")).startswith("content-block"):
             delta = event.get("delta") or {}
@@ -200,14 +209,15 @@ class CallRecorder(CallRecorderBase, BaseCallbackHandler):
         call = run.span
         if not isinstance(call, OpenCall):
             return
-        if run.chunks_from is None:
-            run.chunks_from = source
+        if run.chunks is None:
+            run.chunks = source
             call.fields["streamed"] = True
             call.span.set_attribute(semconv.REQUEST_STREAM, True)
         # A model may report one chunk through both callbacks: the first kind seen counts.
-        if run.chunks_from == source:
+        if run.chunks == source:
             call.chunk(text)
-            run.chunks_done = not call.wants_chunks
+            if not call.wants_chunks:
+                run.chunks = ALL_NOTED
 
     def on_llm_end(
         self,
@@ -243,13 +253,16 @@ class CallRecorder(CallRecorderBase, BaseCallbackHandler):
         """End a call whose span is all that is read; return its tokens for the graphs around."""
         model, response_id, reasons, counts = answers.facts_from(response)
         if semconv.FALLBACK_REASON in call.attributes:
-            counts = None  # another model's tokens: they are on its own span
+            # Another model's tokens: they are on its own span.
+            counts, told = _COUNTED, None
+        else:
+            told = counts
         used = self.recorder.profile
-        ended = semconv.answer_attributes(model, response_id, reasons, counts, used)
+        ended = semconv.answer_attributes(model, response_id, reasons, told, used)
         if self.recorder.content_on_spans:
             ended[semconv.OUTPUT_MESSAGES] = answers.output_json(response)
         call.finish_span(ended)
-        return counts if semconv.FALLBACK_REASON not in call.attributes else _COUNTED
+        return counts
 
     def _finish(self, call: OpenCall, response: LLMResult) -> semconv.Counts | None:
         """The same for a call whose record somebody keeps."""

@@ -46,6 +46,18 @@ class Plan:
         self.name = semconv.span_name(operation, model)
         self.kind = semconv.span_kind(operation, provider == LOCAL_PROVIDER)
 
+    def is_of(self, params: Mapping[str, Any]) -> bool:
+        """Whether it was made of equal parameters of equal types."""
+        try:
+            if params != self.params:
+                return False
+        except Exception:
+            return False  # some values have no plain answer
+        for name, kind in self.numbers:  # noqa: SIM110 - a generator costs more than all of this
+            if type(params[name]) is not kind:
+                return False
+        return True
+
 
 class Plans:
     """The plans of one recorder. Models with nested parameters (tools) get a new one each call."""
@@ -63,7 +75,7 @@ class Plans:
         """The plan of this call; only equal values of equal types share one."""
         key = (operation, metadata.get("ls_model_name"), metadata.get("ls_provider"))
         known = self._known.get(key)
-        if known is not None and _are(params, known):
+        if known is not None and known.is_of(params):
             return known
         model, provider = model_facts(serialized, params, metadata)
         plan = Plan(operation, model, provider, params)
@@ -72,16 +84,3 @@ class Plans:
                 self._known.clear()
             self._known[key] = plan
         return plan
-
-
-def _are(params: Mapping[str, Any], known: Plan) -> bool:
-    """Whether a plan was made of equal parameters."""
-    try:
-        if params != known.params:
-            return False
-    except Exception:
-        return False  # some values have no plain answer
-    for name, kind in known.numbers:  # noqa: SIM110 - a generator costs more than all of this
-        if type(params[name]) is not kind:
-            return False
-    return True

@@ -15,12 +15,13 @@ from ..telemetry import suppression
 from ..telemetry.current import get_context
 from ..telemetry.lifetimes import Lifetimes, Watched
 from ..telemetry.recorder import OpenSpan
-from ..telemetry.spending import Spent
 from .nesting import Guard, contexts
 
-__all__ = ["Run", "Runs"]
+__all__ = ["ALL_NOTED", "Run", "Runs"]
 
 _LIMIT = 10_000
+#: See ``Run.chunks``.
+ALL_NOTED = ""
 
 #: The recorders of this process. Not a ``WeakSet``: every run asks how many there are.
 _everyone: set[weakref.ref[Runs]] = set()
@@ -37,9 +38,8 @@ class Run(Watched):
 
     # Slots, and no ``__init__``: every step of every chain makes one of these.
     __slots__ = (
-        "__weakref__", "_root_id", "chunks_done", "chunks_from", "context", "guard", "leader",
-        "metadata", "name", "parent", "shared", "span", "spent", "started_ns", "table",
-        "unseen_parent",
+        "__weakref__", "_root_id", "chunks", "context", "guard", "leader", "metadata", "name",
+        "parent", "span", "started_ns", "table", "unseen_parent",
     )  # fmt: skip
 
     key: int
@@ -54,15 +54,10 @@ class Run(Watched):
     #: Where the outermost run began; inner ones inherit from it.
     context: Context | None
     span: OpenSpan | None
-    #: A graph's sums of what runs inside it.
-    spent: Spent | None
     #: The same run in another recorder on the same provider, which heard of it first.
     leader: Run | None
-    #: The run and the provider, if other recorders may hear of it too.
-    shared: tuple[int, int] | None
-    #: Which callback reports this run's chunks, once one did.
-    chunks_from: str | None
-    chunks_done: bool
+    #: Which callback reports this run's chunks, once one did; ``ALL_NOTED`` when none matter more.
+    chunks: str | None
     #: The stream this run answers, if it does.
     guard: Guard | None
     _root_id: str | None
@@ -162,18 +157,17 @@ class Runs:
         run = Run(run_id, self._noticed)
         run.key, run.table, run.name, run.metadata = key, self, name, metadata or {}
         run.started_ns = time.time_ns()
-        run.span = run.spent = run.guard = run.chunks_from = run._root_id = None
-        run.chunks_done = False
-        run.parent = parent = live.get(parent_id.int) if parent_id is not None else None
-        run.unseen_parent = run.context = run.leader = run.shared = None
-        if parent is None:
+        run.parent = run.unseen_parent = run.context = run.span = run.leader = None
+        run.chunks = run.guard = run._root_id = None
+        if parent_id is not None:
+            run.parent = live.get(parent_id.int)
+        if run.parent is None:
             run.context = get_context()
             if parent_id is not None:
                 run.unseen_parent = parent_id.int
         # Alone, nobody else can have heard of a run: handlers are chosen when it starts.
         if len(_everyone) > 1:
-            run.shared = (key, self._provider)
-            first = _first.setdefault(run.shared, run)
+            first = _first.setdefault((key, self._provider), run)
             if first is not run:
                 run.leader = first
         live[key] = run
@@ -218,8 +212,8 @@ class Runs:
             return None
         if run.span is not None:
             contexts.pop(key, None)
-        if run.shared is not None and _first.get(run.shared) is run:
-            _first.pop(run.shared, None)
+        if _first and _first.get((key, self._provider)) is run:
+            _first.pop((key, self._provider), None)
         return run
 
     def _evict(self) -> None:

@@ -24,8 +24,8 @@ def called(run: Run, usage: Usage | None) -> None:
     """A model call ended: its tokens go to every graph around it, the call to its own agent."""
     with _adding:
         counted = False
-        for graph, span in _graphs(run):
-            spent = graph.spent = graph.spent or Spent()
+        for span in _graphs(run):
+            spent = span.spent = span.spent or Spent()
             spent.add(usage)
             if not counted and span.operation == semconv.INVOKE_AGENT:
                 spent.calls, counted = spent.calls + 1, True
@@ -34,19 +34,20 @@ def called(run: Run, usage: Usage | None) -> None:
 def tool_used(run: Run) -> None:
     """A tool ended: it counts for the agent that used it."""
     with _adding:
-        for graph, span in _graphs(run):
+        for span in _graphs(run):
             if span.operation == semconv.INVOKE_AGENT:
-                spent = graph.spent = graph.spent or Spent()
+                spent = span.spent = span.spent or Spent()
                 spent.tools += 1
                 return
 
 
 def summed_up(run: Run) -> None:
     """Write an ending graph's sums: tokens when all are known, and how much it called."""
-    span, spent = run.span, run.spent
+    span = run.span
     names = _USAGE_NAMES.get(span.operation) if span is not None else None
     if span is None or names is None:
         return
+    spent = span.spent
     if spent is not None and spent.exact and (spent.input or spent.output):
         span.note(**{names[0]: spent.input, names[1]: spent.output})
     if span.operation == semconv.INVOKE_AGENT and span.recorder.metrics.counts_agent_calls:
@@ -55,12 +56,12 @@ def summed_up(run: Run) -> None:
         span.recorder.metrics.agent_ended(name, spent.calls, spent.tools)
 
 
-def _graphs(run: Run) -> list[tuple[Run, OpenSpan]]:
+def _graphs(run: Run) -> list[OpenSpan]:
     """The agents and workflows around ``run``, the innermost first."""
     found, ancestor = [], run.parent
     while ancestor is not None:
         span = ancestor.span
         if span is not None and span.operation in _USAGE_NAMES:
-            found.append((ancestor, span))
+            found.append(span)
         ancestor = ancestor.parent
     return found

@@ -53,6 +53,8 @@ class OpenSpan:
     _ended = False
     #: Whether somebody else has the span and the metrics of this.
     quiet = False
+    #: An agent's or a workflow's sums of what runs inside it.
+    spent: spending.Spent | None = None
 
     def __init__(
         self,

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import copy
+import dataclasses
 import json
+import pickle
 
 import pytest
 from hypothesis import given
@@ -121,3 +124,20 @@ async def test_scopes_do_not_leak_between_tasks() -> None:
             return current_scope().role
 
     assert await asyncio.gather(labelled("a"), labelled("b")) == ["a", "b"]
+
+
+def test_records_are_values() -> None:
+    """Equal by what they hold, of the same class; hashable, copied, pickled, shown, not changed."""
+    usage = Usage(3, 4, cached_tokens=1)
+    call = ToolCall("c1", "search", '{"q": 1}')
+    asked = Message("assistant", None, (call,))
+    for value in (usage, call, asked, Reply(asked, "stop"), Label("ok", True, "human")):
+        for same in (copy.copy(value), pickle.loads(pickle.dumps(value)), eval(repr(value))):
+            assert same == value
+            assert hash(same) == hash(value)
+    assert usage != dataclasses.replace(usage, output_tokens=5)
+    assert usage != (3, 4, 1, None, None, "provider")
+    assert Reply(asked) != asked
+    assert dataclasses.asdict(usage)["cached_tokens"] == 1
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        usage.input_tokens = 9  # type: ignore[misc]

@@ -18,6 +18,7 @@ SOURCE = Path(slm_adapters.__file__).parent
 #: Lowest first. A module may import its own layer's folder and anything below, nothing beside.
 LAYERS = [
     {"errors"},
+    {"messages", "scope"},
     {"calls"},
     {"telemetry", "store", "engine", "models"},
     {"routing", "testing", "recording"},
@@ -142,6 +143,22 @@ print(json.dumps([spent, [name for name in heavy if name in sys.modules]]))
     spent, heavy = json.loads(run_python(program))
     assert heavy == []
     assert spent < 0.3
+
+
+@pytest.mark.parametrize("framework", ["langchain", "crewai"])
+def test_a_recorder_of_spans_brings_nothing_along_for_records(framework) -> None:
+    """The record's class, events and their packages, the store and the engine come when used."""
+    program = f"""
+import json, sys
+{"import crewai" if framework == "crewai" else "import langchain_core.language_models.chat_models"}
+before = set(sys.modules)
+from slm_adapters.{framework} import CallRecorder
+CallRecorder()
+late = ["slm_adapters.calls", "slm_adapters.telemetry.events", "slm_adapters.store.database",
+        "slm_adapters.engine", "slm_adapters.routing", "opentelemetry._logs"]
+print(json.dumps([name for name in late if name in set(sys.modules) - before]))
+"""
+    assert json.loads(run_python(program)) == []
 
 
 #: (statement, package made absent, extra the message must name)

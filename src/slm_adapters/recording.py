@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
-from opentelemetry._logs import LoggerProvider
 from opentelemetry.metrics import MeterProvider
 from opentelemetry.trace import TracerProvider
 
@@ -13,6 +12,9 @@ from .store.opening import StoreLike, open_store
 from .telemetry.content import Redact
 from .telemetry.recorder import CallHook, CompletionHook, Recorder
 from .telemetry.spending import Prices
+
+if TYPE_CHECKING:
+    from opentelemetry._logs import LoggerProvider  # a whole package, for the type alone
 
 __all__ = ["CallRecorderBase"]
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..calls import Message, Reply, Tool, ToolCall, Usage, as_json
+from ..messages import Message, Reply, Tool, ToolCall, Usage, as_json
 from ..telemetry import semconv
 
 __all__ = [

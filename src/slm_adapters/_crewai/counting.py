@@ -10,8 +10,8 @@ from crewai.llms.base_llm import BaseLLM
 from crewai.types.usage_metrics import UsageMetrics
 from pydantic import PrivateAttr
 
-from ..calls import Usage
 from ..engine.engine import ChatEngine
+from ..messages import Usage
 from ..routing.fallback import Fallbacks
 from . import convert
 

@@ -9,7 +9,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..calls import Reply, Usage
+from ..messages import Reply, Usage
 
 __all__ = ["CallFacts", "facts_for", "keep", "run_id", "sharing_facts"]
 

@@ -17,9 +17,9 @@ from crewai.llms.base_llm import BaseLLM
 from crewai.llms.context_window import CONTEXT_WINDOW_USAGE_RATIO
 from pydantic import Field, PrivateAttr, field_serializer
 
-from ..calls import Message, Tool
 from ..engine.engine import ChatEngine, ChatRequest, Completion
 from ..errors import ModelError, SLMAdaptersError
+from ..messages import Message, Tool
 from ..routing.router import Router
 from ..telemetry.harmless import shielded
 from . import convert, patches

@@ -14,7 +14,7 @@ from typing import Any
 from opentelemetry import trace
 from opentelemetry.context import Context
 
-from ..calls import ToolCall, Usage
+from ..messages import ToolCall, Usage
 from ..telemetry.recorder import OpenCall, OpenSpan
 from ..telemetry.spending import Spent
 from . import guards

@@ -6,8 +6,8 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ..calls import Message, Reply, Usage
 from ..errors import CancelledGenerationError
+from ..messages import Message, Reply, Usage
 from ..telemetry import semconv
 from ..telemetry.recorder import OpenCall, OpenSpan, Recorder
 from . import convert, guards, steps

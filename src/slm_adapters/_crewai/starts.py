@@ -8,7 +8,7 @@ from typing import Any
 
 from opentelemetry.context import Context
 
-from ..calls import as_json
+from ..messages import as_json
 from ..telemetry.recorder import OpenSpan, Recorder
 from .scopes import Scope
 

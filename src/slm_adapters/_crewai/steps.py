@@ -7,7 +7,7 @@ import sys
 from typing import Any
 from urllib.parse import urlsplit
 
-from ..calls import ToolCall
+from ..messages import ToolCall
 from ..telemetry import semconv
 from ..telemetry.recorder import OpenSpan, Recorder, error_type
 from . import convert

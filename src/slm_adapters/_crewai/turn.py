@@ -19,14 +19,15 @@ from crewai.hooks.dispatch import HookAborted
 from crewai.llms.base_llm import LLMCallBlockedError, llm_call_context
 from pydantic import BaseModel
 
-from ..calls import Message, Reply, ToolCall, current_scope
 from ..engine.engine import ChatEngine, ChatRequest, Chunk, Completion
 from ..engine.shown_calls import ShownCalls
 from ..errors import UnsupportedContentError
+from ..messages import Message, Reply, ToolCall
 from ..routing.fallback import reason_of, should_fall_back
 from ..routing.routed import RoutedEngine
 from ..routing.span_facts import span_facts
 from ..routing.verify import check_tools
+from ..scope import current_scope
 from ..telemetry import semconv
 from ..telemetry.recorder import OpenCall, as_current_call, default_recorder
 from . import bus, convert, listening

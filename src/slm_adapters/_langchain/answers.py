@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 from langchain_core.messages.ai import UsageMetadata
 from langchain_core.outputs import ChatGeneration, Generation, LLMResult
 
-from ..calls import Message, Reply, Usage
+from ..messages import Message, Reply, Usage
 from ..telemetry import content, semconv
 from .convert import reasoning_of, reply_message, row_of
 

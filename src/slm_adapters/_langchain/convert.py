@@ -18,7 +18,7 @@ from langchain_core.messages.tool import ToolCall as LangChainToolCall
 from langchain_core.messages.tool import tool_call, tool_call_chunk
 from langchain_core.outputs import ChatGeneration, ChatResult
 
-from ..calls import Content, Message, Tool, ToolCall, Usage, as_json
+from ..messages import Content, Message, Tool, ToolCall, Usage, as_json
 from ..telemetry import semconv
 from ..telemetry.content import Row
 

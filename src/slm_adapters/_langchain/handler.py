@@ -10,7 +10,7 @@ from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.messages import BaseMessage
 from langchain_core.outputs import LLMResult
 
-from ..calls import Message, Usage
+from ..messages import Message, Usage
 from ..recording import CallRecorderBase
 from ..telemetry import semconv
 from ..telemetry.content import Row
@@ -290,9 +290,9 @@ class CallRecorder(CallRecorderBase, BaseCallbackHandler):
             spent.called(run, Usage(0, 0))  # as everywhere, a failed call counts nothing
             call.fail(error)
 
-    # Chains and graphs: only graphs make spans, seen by the first node that starts inside them
+    # Chains and graphs: only graphs make spans, seen by the first node that starts inside them. As
+    # for models, there is no decorator where every step comes by, and each argument has its name.
 
-    @harmless("LangChain's on_chain_start")
     def on_chain_start(
         self,
         serialized: dict[str, Any] | None,
@@ -302,16 +302,30 @@ class CallRecorder(CallRecorderBase, BaseCallbackHandler):
         parent_run_id: UUID | None = None,
         tags: list[str] | None = None,
         metadata: dict[str, Any] | None = None,
+        name: str | None = None,
         **kwargs: Any,
     ) -> None:
-        run = self._runs.start(run_id, parent_run_id, kwargs.get("name"), metadata)
-        graph = run.parent if run is not None else None
-        if graph is not None and graph.span is None and _is_node(tags):
-            graph_span(self.recorder, graph)
+        try:
+            run = self._runs.start(run_id, parent_run_id, name, metadata)
+            graph = run.parent if run is not None else None
+            if graph is not None and graph.span is None and _is_node(tags):
+                graph_span(self.recorder, graph)
+        except Exception as error:
+            note_failure("LangChain's on_chain_start", error)
 
-    @harmless("LangChain's on_chain_end")
-    def on_chain_end(self, outputs: Any, *, run_id: UUID, **kwargs: Any) -> None:
-        self._end(run_id, None)
+    def on_chain_end(
+        self,
+        outputs: Any,
+        *,
+        run_id: UUID,
+        parent_run_id: UUID | None = None,
+        tags: list[str] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        try:
+            self._end(run_id, None)
+        except Exception as error:
+            note_failure("LangChain's on_chain_end", error)
 
     @harmless("LangChain's on_chain_error")
     def on_chain_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
@@ -319,7 +333,7 @@ class CallRecorder(CallRecorderBase, BaseCallbackHandler):
 
     def _end(self, run_id: UUID, error: BaseException | None) -> None:
         run = self._runs.end(run_id)
-        if run is None:
+        if run is None or (run.span is None and error is None):
             return
         if error is not None and gives_up(error):
             for inner in reversed(self._runs.inside(run)):

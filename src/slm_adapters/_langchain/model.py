@@ -17,11 +17,11 @@ from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import ConfigDict, Field, PrivateAttr
 
-from ..calls import Tool
 from ..engine.checkpoint import configured_window, locate, split_adapter
 from ..engine.engine import ChatEngine, ChatRequest
 from ..engine.loader import Quantization, load_engine
 from ..errors import ModelNotFoundError
+from ..messages import Tool
 from ..routing.fallback import Fallbacks
 from ..routing.router import Router
 from ..routing.verify import check_tools

@@ -7,10 +7,10 @@ from typing import Any
 
 from langchain_core.messages import BaseMessage
 
-from ..calls import Message
 from ..engine.engine import ChatRequest
 from ..engine.text_only import check_text_only
 from ..errors import InvalidToolError
+from ..messages import Message
 from ..telemetry.harmless import warn_once
 from .convert import messages_from, tool_choice_from, tools_from
 

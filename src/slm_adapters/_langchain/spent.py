@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 
-from ..calls import Usage
+from ..messages import Usage
 from ..telemetry import semconv
 from ..telemetry.recorder import OpenSpan
 from ..telemetry.spending import Spent

@@ -12,9 +12,9 @@ from langchain_core.callbacks.base import Callbacks
 from langchain_core.messages import AIMessage
 from langchain_core.outputs import ChatGeneration, LLMResult
 
-from ..calls import current_scope
 from ..engine.engine import Completion
 from ..routing.span_facts import span_facts
+from ..scope import current_scope
 from ..telemetry import semconv
 from ..telemetry.recorder import OpenCall, as_current_call, default_recorder
 from . import answers, pending

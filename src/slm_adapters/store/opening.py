@@ -7,11 +7,11 @@ import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from ..calls import Call
 from ..errors import StoreError
 from ..telemetry.harmless import warn_once
 
 if TYPE_CHECKING:
+    from ..calls import Call
     from .database import CallStore
 
 __all__ = ["StoreLike", "open_store"]

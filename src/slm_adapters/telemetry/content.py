@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple, TypeAlias
 
-from ..calls import Content, Message, Reply, Tool, ToolCall
+from ..messages import Content, Message, Reply, Tool, ToolCall
 from . import semconv
 from .harmless import note_failure, warn_once
 

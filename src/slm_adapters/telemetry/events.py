@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from opentelemetry._logs import LoggerProvider, LogRecord, SeverityNumber, get_logger
 
-from ..calls import Reply
+from ..messages import Reply
 from . import content, semconv
 from .harmless import harmless
 

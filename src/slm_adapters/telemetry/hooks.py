@@ -14,15 +14,16 @@ import importlib
 import os
 from collections.abc import Callable, Iterable, Sequence
 from importlib.metadata import entry_points
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
-from ..calls import Call, Reply
+from ..messages import Reply
 from . import content
 from .harmless import note_failure, warn_once
 
 if TYPE_CHECKING:
     from opentelemetry._logs import LogRecord
 
+    from ..calls import Call
     from .open_call import OpenCall
 
 __all__ = ["CallHook", "CompletionHook", "Completions", "Said", "sorted_out"]
@@ -31,7 +32,7 @@ VARIABLE = "OTEL_INSTRUMENTATION_GENAI_COMPLETION_HOOK"
 GROUP = "opentelemetry_genai_completion_hook"
 
 #: Called once with every ended call, whatever the sampling decision; exceptions are counted.
-CallHook = Callable[[Call], None]
+CallHook: TypeAlias = "Callable[[Call], None]"
 
 
 @runtime_checkable

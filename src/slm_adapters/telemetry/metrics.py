@@ -13,7 +13,7 @@ from typing import Any
 from opentelemetry import metrics
 from opentelemetry.metrics import Histogram, MeterProvider, _internal
 
-from ..calls import Usage
+from ..messages import Usage
 from . import semconv
 
 __all__ = ["Metrics"]

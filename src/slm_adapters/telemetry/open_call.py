@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any, Required, TypedDict
 from opentelemetry.context import Context
 from opentelemetry.trace import Span, Status, StatusCode
 
-from ..calls import NO_LABELS, Call, Message, Outcome, Reply, Tool, Usage
+from ..messages import Message, Reply, Tool, Usage
+from ..scope import NO_LABELS
 from . import content, semconv, spending, suppression
 from .harmless import harmless, note_failure
 from .hooks import CallHook
 
 if TYPE_CHECKING:
+    from ..calls import Call, Outcome
     from .metrics import Metrics
     from .recorder import Recorder
 
@@ -363,6 +365,9 @@ class OpenCall(OpenSpan):
         error: str | None,
         ended_ns: int,
     ) -> Call:
+        # Here: making this class is the longest part of an import, and spans alone do without.
+        from ..calls import Call
+
         call_id = self.call_id
         span_context = self.span.get_span_context()
         valid = span_context.is_valid

@@ -10,23 +10,36 @@ import contextlib
 import copy
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Protocol, Unpack, cast
+from typing import TYPE_CHECKING, Any, Protocol, Unpack, cast
 
 from opentelemetry import trace
-from opentelemetry._logs import LoggerProvider
 from opentelemetry.context import Context
 from opentelemetry.metrics import MeterProvider, NoOpMeterProvider
 from opentelemetry.trace import NoOpTracerProvider, SpanKind, TracerProvider
 
-from ..calls import NO_LABELS, Call, Message, Tool, current_scope
+from ..messages import Message, Tool
+from ..scope import NO_LABELS, current_scope
 from . import content, semconv, suppression
 from .current import get_context, set_context
-from .events import Events
 from .harmless import note_failure
 from .hooks import CallHook, CompletionHook, Completions, sorted_out
 from .metrics import Metrics
-from .open_call import CallFields, OpenCall, OpenSpan, error_type, global_hooks, new_call_id
+from .open_call import OpenCall, OpenSpan, error_type, global_hooks, new_call_id
 from .spending import EnergyMeter, Prices
+
+if TYPE_CHECKING:
+    # What few recorders need is imported by those.
+    from opentelemetry._logs import LoggerProvider
+
+    from ..calls import Call
+    from .events import Events
+    from .open_call import CallFields
+
+    class CallSink(Protocol):
+        """Where calls are kept; ``slm_adapters.store.CallStore`` is one."""
+
+        def write(self, call: Call) -> None: ...
+
 
 __all__ = [
     "CallHook",
@@ -40,12 +53,6 @@ __all__ = [
     "error_type",
     "global_hooks",
 ]
-
-
-class CallSink(Protocol):
-    """Where calls are kept; ``slm_adapters.store.CallStore`` is one."""
-
-    def write(self, call: Call) -> None: ...
 
 
 class Recorder:
@@ -83,7 +90,7 @@ class Recorder:
         self.completions = Completions(contract) or None
         mode = content.capture_mode()
         self.content_on_spans = mode.on_spans
-        self.events = Events(logger_provider) if mode.on_events else None
+        self.events = _events(logger_provider) if mode.on_events else None
         self._reads_content = (
             self.content_on_spans or self.events is not None or self.completions is not None
         )
@@ -248,6 +255,12 @@ class Recorder:
         opened = OpenSpan(self, span, parent, operation, attributes, started)
         opened.context = suppression.inside(opened, parent)
         return opened
+
+
+def _events(logger_provider: LoggerProvider | None) -> Events:
+    from .events import Events
+
+    return Events(logger_provider)
 
 
 def _name_provider(context: Context, provider: str | None) -> None:

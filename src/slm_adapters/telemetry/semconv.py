@@ -9,12 +9,11 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from opentelemetry.trace import SpanKind
 
-from ..calls import Usage
+from ..messages import Usage
 
 # Operations
 CHAT = "chat"
@@ -133,7 +132,7 @@ _CLIENT_OPERATIONS = {CHAT, TEXT_COMPLETION, EMBEDDINGS, RETRIEVAL}
 
 
 # A name made per run (an id, a date, a counter) would make one series per run.
-_VARIABLE = re.compile(r"\d{4,}|[0-9a-fA-F]{8}-[0-9a-fA-F]{4}|[0-9a-fA-F]{16,}|\n")
+_VARIABLE = r"\d{4,}|[0-9a-fA-F]{8}-[0-9a-fA-F]{4}|[0-9a-fA-F]{16,}|\n"
 _LONGEST_NAME = 64
 
 
@@ -141,7 +140,7 @@ def may_be_a_label(name: Any) -> bool:
     """Whether ``name`` may name a span or a series: text, short, one line, no ids in it."""
     if not isinstance(name, str) or not name or len(name) > _LONGEST_NAME:
         return False
-    return _VARIABLE.search(name) is None
+    return re.search(_VARIABLE, name) is None
 
 
 def span_name(operation: str, target: str | None) -> str:
@@ -323,8 +322,7 @@ OPT_IN_VARIABLE = "OTEL_SEMCONV_STABILITY_OPT_IN"
 _LATEST = "gen_ai_latest_experimental"
 
 
-@dataclass(frozen=True, slots=True)
-class Profile:
+class Profile(NamedTuple):
     """The names that differ between two generations of the conventions."""
 
     name: str
@@ -369,8 +367,7 @@ def profile() -> Profile:
     return PROFILE_LATEST if _LATEST in (word.strip() for word in words) else PROFILE_1_41
 
 
-@dataclass(frozen=True, slots=True)
-class Metric:
+class Metric(NamedTuple):
     """A histogram's name, unit and bucket boundaries."""
 
     name: str

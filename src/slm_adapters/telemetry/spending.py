@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..calls import Usage
+from ..messages import Usage
 
 __all__ = ["EnergyMeter", "Prices", "Spent", "cost"]
 

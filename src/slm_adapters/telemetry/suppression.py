@@ -19,7 +19,7 @@ from . import semconv
 from .harmless import harmless
 
 if TYPE_CHECKING:
-    from ..calls import Usage
+    from ..messages import Usage
     from .open_call import OpenCall, OpenSpan
 
 __all__ = [
@@ -140,7 +140,7 @@ def learned(call: OpenCall, usage: Usage | None) -> Usage | None:
         if call.fields.get(name) is None:
             call.fields[name] = getattr(data, name, None)
     if usage is None and data.usage_input_tokens is not None:
-        from ..calls import Usage
+        from ..messages import Usage
 
         usage = Usage(
             data.usage_input_tokens,

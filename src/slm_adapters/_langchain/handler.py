@@ -137,7 +137,7 @@ class CallRecorder(CallRecorderBase, BaseCallbackHandler):
         fields["started_ns"] = run.started_ns
         said: Sequence[Message] = ()
         rows: Sequence[Row] = ()
-        kept = recorder.keeps_calls
+        kept = recorder.keeps_calls()
         if kept or recorder.content_on_spans:
             said, rows = self._said(asked, kept)
         if parent_run_id is not None or kept or plan.is_ours:
@@ -235,7 +235,7 @@ class CallRecorder(CallRecorderBase, BaseCallbackHandler):
             if run is None or not isinstance(call := run.span, OpenCall):
                 return
             counts = None
-            if not call.is_span_only:
+            if not call.is_span_only():
                 counts = self._finish(call, response)
             elif call.span.is_recording():
                 counts = self._finish_span(call, response)

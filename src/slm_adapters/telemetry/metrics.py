@@ -48,8 +48,7 @@ class Metrics:
         self._instruments: dict[str, Any] = {}
         self._meter: metrics.Meter | None = None
 
-    @property
-    def enabled(self) -> bool:
+    def collects(self) -> bool:
         """Whether anybody collects metrics."""
         provider = self._provider
         if provider is None:
@@ -99,7 +98,7 @@ class Metrics:
     @property
     def counts_agent_calls(self) -> bool:
         """Whether somebody collects ``agent_ended``: the newer generation of names has it."""
-        return self._counts and self.enabled
+        return self._counts and self.collects()
 
     def agent_ended(self, name: str | None, model_calls: int, tool_calls: int) -> None:
         """How many calls one invocation of an agent made itself."""

@@ -49,34 +49,29 @@ class CallFields(TypedDict, total=False):
 
 
 class OpenSpan:
-    """An open agent, task, tool or workflow span. Ends once; later ends are ignored."""
+    """An open agent, task, tool or workflow span. Ends once; later ends are ignored.
 
-    # Class attributes, not slots: what most spans never change costs nothing.
+    ``Recorder`` opens spans and calls and fills them in.
+    """
+
+    # Class attributes, not slots: what most spans never change costs nothing. No ``__init__``: it
+    # would cost more than what it does.
     _ended = False
     #: Whether somebody else has the span and the metrics of this.
     quiet = False
     #: An agent's or a workflow's sums of what runs inside it.
     spent: spending.Spent | None = None
 
-    def __init__(
-        self,
-        recorder: Recorder,
-        span: Span,
-        context: Context,
-        operation: str,
-        labels: Mapping[str, Any],
-        started_ns: int,
-        *,
-        quiet: bool = False,
-    ) -> None:
-        self.recorder, self.span, self.operation = recorder, span, operation
-        self.quiet = quiet
-        self.started_ns = started_ns
-        #: What the span was started with; metrics pick their labels from it.
-        self.labels = labels
-        #: OpenTelemetry context with this span as the current one: the parent of what is inside.
-        self.context = context
-        self.attributes: dict[str, Any] = {}
+    recorder: Recorder
+    span: Span
+    operation: str
+    started_ns: int
+    #: What the span was started with; metrics pick their labels from it.
+    labels: Mapping[str, Any]
+    #: OpenTelemetry context with this span as the current one: the parent of what is inside.
+    context: Context
+    #: Written when the span ends.
+    attributes: dict[str, Any]
 
     @property
     def ended(self) -> bool:
@@ -98,7 +93,7 @@ class OpenSpan:
         end_ns = end_ns or time.time_ns()
         self.span.end(end_ns)
         metrics = self.recorder.metrics
-        if metrics.enabled and not self.quiet:
+        if not self.quiet and metrics.collects():
             labels = {**self.labels, **self.attributes, semconv.ERROR_TYPE: kind}
             metrics.span_ended(self.operation, labels, (end_ns - self.started_ns) / 1e9)
 
@@ -119,12 +114,13 @@ class OpenSpan:
 class OpenCall(OpenSpan):
     """A model call in flight. Fields may be filled in until it ends."""
 
-    # Class attributes, not slots: most calls are no streams, and these stay as they are.
+    #: The record's, as far as they are known.
+    fields: dict[str, Any]
     messages: Sequence[Message] = ()
     tools: Sequence[Tool] = ()
     #: The program's own labels where the call was made.
     scope = NO_LABELS
-    _metrics: Metrics | None = None
+    metrics: Metrics | None = None
     first_chunk_ns: int | None = None
     _last_chunk_ns = 0
     _chunks: list[str] | None = None
@@ -134,24 +130,6 @@ class OpenCall(OpenSpan):
     energy_before: dict[str, float] | None = None
     #: Whether its end says more than a span and a record do: metrics, energy, an outer call.
     says_more = False
-
-    def __init__(
-        self,
-        recorder: Recorder,
-        span: Span,
-        context: Context,
-        fields: dict[str, Any],
-        labels: Mapping[str, Any],
-        quiet: bool = False,
-    ) -> None:
-        # Written out: calling super() would be a tenth of all this costs.
-        self.recorder, self.span, self.context, self.labels = recorder, span, context, labels
-        self.operation, self.started_ns = fields["operation"], fields["started_ns"]
-        self.fields, self.attributes = fields, {}
-        if quiet:
-            self.quiet = self.says_more = True
-        elif recorder.metrics.enabled:
-            self._metrics, self.says_more = recorder.metrics, True
 
     @property
     def call_id(self) -> str:
@@ -163,15 +141,15 @@ class OpenCall(OpenSpan):
     @property
     def wants_chunks(self) -> bool:
         """Whether chunks after the first matter: for a metric, or to keep their text."""
-        return self._metrics is not None or self.recorder.wants_content
+        return self.metrics is not None or self.recorder.wants_content
 
     def chunk(self, text: str | None = None) -> None:
         """A piece of a stream arrived; its text is kept in case the stream is given up."""
         if self.first_chunk_ns is None:
             self.first_chunk_ns = self._last_chunk_ns = time.time_ns()
-        elif self._metrics is not None:
+        elif self.metrics is not None:
             now = time.time_ns()
-            self._metrics.chunk(self.labels, (now - self._last_chunk_ns) / 1e9)
+            self.metrics.chunk(self.labels, (now - self._last_chunk_ns) / 1e9)
             self._last_chunk_ns = now
         if text and self.recorder.wants_content:
             if self._chunks is None:
@@ -194,14 +172,13 @@ class OpenCall(OpenSpan):
             self.fields["response_id"] = response_id
         self._finish("finished", tuple(replies), usage, None, end_ns)
 
-    @property
     def is_span_only(self) -> bool:
         """Whether nobody reads more of this call than its span: no record, metric, outer call."""
         recorder = self.recorder
         return not (recorder.reads_calls or recorder.hooks or global_hooks or self.says_more)
 
     def finish_span(self, ended: dict[str, Any] | None) -> None:
-        """The call succeeded, see :attr:`is_span_only`; ``ended`` are its last attributes."""
+        """The call succeeded, see :meth:`is_span_only`; ``ended`` are its last attributes."""
         if self._ended:
             return
         self._ended = True
@@ -261,7 +238,7 @@ class OpenCall(OpenSpan):
         finally:
             if not self.quiet:
                 self.span.end(ended_ns)
-        if self._metrics is not None:
+        if self.metrics is not None:
             self._measure(usage, error, ended_ns)
         if self.recorder.hooks or global_hooks:
             self.recorder.deliver(self._call(outcome, kept, usage, error, ended_ns))
@@ -321,14 +298,14 @@ class OpenCall(OpenSpan):
 
     @harmless("metrics")
     def _measure(self, usage: Usage | None, error: str | None, ended_ns: int) -> None:
-        assert self._metrics is not None
+        assert self.metrics is not None
         first = None
         if self.fields.get("streamed") and self.first_chunk_ns is not None:
             first = (self.first_chunk_ns - self.started_ns) / 1e9
         response_model = self.fields.get("response_model")
         ended = {semconv.RESPONSE_MODEL: response_model, semconv.ERROR_TYPE: error}
         labels = {**self.labels, **self.attributes, **ended}
-        self._metrics.call_ended(labels, usage, (ended_ns - self.started_ns) / 1e9, first)
+        self.metrics.call_ended(labels, usage, (ended_ns - self.started_ns) / 1e9, first)
 
     def _end_attributes(
         self, outcome: Outcome, replies: Sequence[Reply], usage: Usage | None

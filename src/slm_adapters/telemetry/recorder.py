@@ -117,7 +117,6 @@ class Recorder:
         """Whether anybody reads messages: convert them only then."""
         return self._reads_content or bool(self.hooks or global_hooks)
 
-    @property
     def keeps_calls(self) -> bool:
         """Whether anybody reads more of a call than its span: make records only then."""
         return self.reads_calls or bool(self.hooks or global_hooks)
@@ -176,7 +175,7 @@ class Recorder:
         """:meth:`open` for callers that know the span's name, kind and attributes already.
 
         ``fields`` become the call's; ``attributes`` may be many calls'. ``rows``: messages for the
-        span only, see :attr:`keeps_calls`.
+        span only, see :meth:`keeps_calls`.
         """
         scope = current_scope()
         if parent is None:
@@ -188,16 +187,21 @@ class Recorder:
             messages = self.redaction.apply(messages)
             if not quiet:
                 self._write_more(fields, attributes, messages, rows, tools)
+        call = OpenCall()
+        call.recorder, call.labels = self, attributes
+        call.fields, call.attributes = fields, {}
+        call.operation, call.started_ns = fields["operation"], fields["started_ns"]
         if quiet:
-            context = beside.context if beside is not None else parent
-            span = suppression.quiet_span(context)
-            call = OpenCall(self, span, context, fields, attributes, quiet=True)
+            call.quiet = call.says_more = True
+            call.context = beside.context if beside is not None else parent
+            call.span = suppression.quiet_span(call.context)
         else:
             if parent and self.profile.agents_have_provider:
                 _name_provider(parent, fields.get("provider"))
-            span = self._start_span(name, parent, kind, attributes, (), fields["started_ns"])
-            call = OpenCall(self, span, parent, fields, attributes)
+            call.span = self._start_span(name, parent, kind, attributes, (), call.started_ns)
             call.context = suppression.around(call, parent)
+            if self.metrics.collects():
+                call.metrics, call.says_more = self.metrics, True
             if self.energy is not None and kind is SpanKind.INTERNAL:
                 call.energy_before, call.says_more = self.energy.read(), True
         if messages or tools:
@@ -240,19 +244,21 @@ class Recorder:
         """Start an agent, task, tool or workflow span; ``beside`` as in :meth:`open`."""
         attributes = {semconv.OPERATION_NAME: operation, **(attributes or {})}
         name, kind = semconv.span_name(operation, target), semconv.span_kind(operation)
-        started = start_ns or time.time_ns()
         if parent is None:
             parent = get_context()
+        opened = OpenSpan()
+        opened.recorder, opened.operation, opened.labels = self, operation, attributes
+        opened.attributes, opened.started_ns = {}, start_ns or time.time_ns()
         if beside is not None or suppression.is_silenced(parent):
-            context = beside.context if beside is not None else parent
-            span = suppression.quiet_span(context)
-            return OpenSpan(self, span, context, operation, attributes, started, quiet=True)
+            opened.quiet = True
+            opened.context = beside.context if beside is not None else parent
+            opened.span = suppression.quiet_span(opened.context)
+            return opened
         present = {key: value for key, value in attributes.items() if value is not None}
         if operation == semconv.INVOKE_AGENT and self.profile.agents_have_provider:
             # Required; which model an agent has shows at its first call, if not before.
             present.setdefault(semconv.PROVIDER_NAME, "unknown")
-        span = self._start_span(name, parent, kind, present, start_time=started)
-        opened = OpenSpan(self, span, parent, operation, attributes, started)
+        opened.span = self._start_span(name, parent, kind, present, start_time=opened.started_ns)
         opened.context = suppression.inside(opened, parent)
         return opened
 

@@ -6,7 +6,8 @@ The big benchmark compares processes, which differ by more than a span costs. He
 one call without tracing, one with the floor and one with slm-adapters, in changing order, so each
 turn sees one state of the machine. Printed are the medians of what was added, those of the fastest
 tenth, which is the machine left alone, and the ratio to the floor with a 95 % bootstrap interval.
-The untraced call runs beside a live recorder.
+The untraced call runs beside a live recorder. Writes results/closer.json, by which report.py judges
+these rows, about a minute for 1,000 calls.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import argparse
 import asyncio
 import gc
 import itertools
+import json
 import os
 import random
 import statistics
@@ -28,16 +30,9 @@ import canned  # noqa: E402
 import peers  # noqa: E402
 import targets  # noqa: E402
 
-#: Row -> calls of it in one turn's sample (a stream's chunks), and its target: the same multiple of
-#: the floor as where the targets were set.
-ROWS = {
-    "invoke": (1, 1.25),
-    "invoke with content": (1, 1.25),
-    "invoke, not sampled": (1, 40 / 31),
-    "ainvoke": (1, 1.3),
-    "a chunk of 200": (200, 1.25),
-    "create_agent loop": (1, 0.65 / 0.42),
-}
+#: Calls of a turn's sample: a stream's chunks.
+PARTS = {"a chunk of 200": 200}
+RESULTS = Path(__file__).parent / "results" / "closer.json"
 
 
 class Bench:
@@ -117,30 +112,40 @@ def ratio(turns, part):
 def interval(turns, part):
     seeded = random.Random(0)
     drawn = sorted(ratio(seeded.choices(turns, k=len(turns)), part) for _ in range(400))
-    return f"{drawn[10]:.2f}…{drawn[-10]:.2f}"
+    return drawn[10], drawn[-10]
+
+
+def figures(turns, parts):
+    """Microseconds and ratios, at the median and at the fastest tenth."""
+    found = {"turns": len(turns)}
+    for name, part in (("median", 0.5), ("fastest tenth", 0.1)):
+        none, floor, ours = (x / parts * 1e6 for x in quantile(turns, part))
+        added = [floor - none, ours - none]
+        if part == 0.5:
+            added = [statistics.median((t[i] - t[0]) / parts * 1e6 for t in turns) for i in (1, 2)]
+        low, high = interval(turns, part)
+        found[name] = {
+            "untraced": none, "floor": added[0], "ours": added[1],
+            "ratio": ratio(turns, part), "low": low, "high": high,
+        }  # fmt: skip
+    return found
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--calls", type=int, default=3000, help="turns of the cheap rows")
-    options, bench = parser.parse_args(), Bench()
-    head = ("added by", "untraced µs", "floor µs", "slm-adapters µs", "x the floor (95 %)",
-            "fastest tenth: floor, ours µs", "x the floor (95 %)", "target")  # fmt: skip
-    print("| " + " | ".join(head) + " |\n" + "|---" * len(head) + "|")
-    for name, (parts, target) in ROWS.items():
-        turns = bench.row(name, options.calls // (1 if parts == 1 and "agent" not in name else 6))
-        cells = []
-        for part in (0.5, 0.1):
-            none, floor, ours = (x / parts * 1e6 for x in quantile(turns, part))
-            both = f"{ratio(turns, part):.2f} ({interval(turns, part)})"
-            if part == 0.5:
-                added = [
-                    statistics.median((t[i] - t[0]) / parts * 1e6 for t in turns) for i in (1, 2)
-                ]
-                cells += [f"{none:.1f}", *(f"{x:.1f}" for x in added), both]
-            else:
-                cells += [f"{floor - none:.1f}, {ours - none:.1f}", both]
-        print(f"| {name} | " + " | ".join(cells) + f" | {target:.2f} |", flush=True)
+    parser.add_argument("--calls", type=int, default=3000, help="turns of a row")
+    parser.add_argument(
+        "--rows", nargs="+", choices=targets.CALL_BY_CALL, help="measure these again, keep the rest"
+    )
+    options, bench, found = parser.parse_args(), Bench(), {}
+    if options.rows and RESULTS.exists():
+        found = json.loads(RESULTS.read_text())
+    for name in options.rows or targets.CALL_BY_CALL:
+        parts = PARTS.get(name, 1)
+        found[name] = figures(bench.row(name, options.calls), parts)
+        print(f"{name}: {found[name]['median']['ratio']:.2f} x the floor", flush=True)
+    RESULTS.write_text(json.dumps(found, indent=1) + "\n")
+    print("\n" + targets.call_by_call(found))
 
 
 if __name__ == "__main__":

@@ -55,7 +55,7 @@ class CallRecorder(CallRecorderBase, ModelCalls):
 
     def given_up(self, run_id: UUID, error: BaseException) -> None:
         """A model call was cancelled; LangChain itself tells nobody."""
-        run = self._runs.end(run_id)
+        run = self._runs.take(run_id.int)
         if run is not None:
             end_with(run, error)
 
@@ -105,7 +105,7 @@ class CallRecorder(CallRecorderBase, ModelCalls):
         self._end(run_id, error)
 
     def _end(self, run_id: UUID, error: BaseException | None) -> None:
-        run = self._runs.end(run_id)
+        run = self._runs.take(run_id.int)
         if run is None or (run.span is None and error is None):
             return
         if error is not None and gives_up(error):

@@ -9,6 +9,7 @@ from uuid import UUID
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.messages import BaseMessage
 from langchain_core.outputs import LLMResult
+from opentelemetry.trace import NonRecordingSpan
 
 from ..messages import Message, Usage
 from ..telemetry import semconv
@@ -191,13 +192,13 @@ class ModelCalls(BaseCallbackHandler):
         run: Any = None
         call: Any = None
         try:
-            run = self._runs.end(run_id)
+            run = self._runs.take(run_id.int)
             if run is None or not isinstance(call := run.span, OpenCall):
                 return
             counts = None
             if not call.is_span_only():
                 counts = self._finish(call, response)
-            elif call.span.is_recording():
+            elif call.span.__class__ is not NonRecordingSpan:
                 counts = self._finish_span(call, response)
             else:
                 call.finish_span(None)
@@ -238,7 +239,7 @@ class ModelCalls(BaseCallbackHandler):
 
     @harmless("LangChain's on_llm_error")
     def on_llm_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
-        run = self._runs.end(run_id)
+        run = self._runs.take(run_id.int)
         if run is None or not isinstance(call := run.span, OpenCall):
             return
         if is_closed(run, error):

@@ -36,31 +36,31 @@ class Run(Watched):
     reports on is noticed.
     """
 
-    # Slots, and no ``__init__``: every step of every chain makes one of these.
+    # No ``__init__``, slots for what every run has and class attributes for what few change: every
+    # step of every chain makes one of these.
     __slots__ = (
-        "__weakref__", "_root_id", "chunks", "context", "guard", "leader", "metadata", "name",
-        "parent", "span", "started_ns", "table", "unseen_parent",
+        "__dict__", "__weakref__", "context", "metadata", "parent", "span", "started_ns", "table",
     )  # fmt: skip
 
     key: int
     table: Runs
-    name: str | None
     metadata: Mapping[str, Any]
     started_ns: int
     parent: Run | None
-    #: The run around this one, if that was not reported to us. As a number: ids tell by dying
-    #: that their run is lost.
-    unseen_parent: int | None
     #: Where the outermost run began; inner ones inherit from it.
     context: Context | None
     span: OpenSpan | None
+    name: str | None = None
+    #: The run around this one, if that was not reported to us. As a number: ids tell by dying
+    #: that their run is lost.
+    unseen_parent: int | None = None
     #: The same run in another recorder on the same provider, which heard of it first.
-    leader: Run | None
+    leader: Run | None = None
     #: Which callback reports this run's chunks, once one did; ``ALL_NOTED`` when none matter more.
-    chunks: str | None
+    chunks: str | None = None
     #: The stream this run answers, if it does.
-    guard: Guard | None
-    _root_id: str | None
+    guard: Guard | None = None
+    _root_id: str | None = None
 
     @property
     def root_id(self) -> str:
@@ -155,10 +155,11 @@ class Runs:
         if key in live:
             return None
         run = Run(run_id, self._noticed)
-        run.key, run.table, run.name, run.metadata = key, self, name, metadata or {}
+        run.key, run.table, run.metadata = key, self, metadata or {}
         run.started_ns = time.time_ns()
-        run.parent = run.unseen_parent = run.context = run.span = run.leader = None
-        run.chunks = run.guard = run._root_id = None
+        run.parent = run.context = run.span = None
+        if name is not None:
+            run.name = name
         if parent_id is not None:
             run.parent = live.get(parent_id.int)
         if run.parent is None:
@@ -175,20 +176,27 @@ class Runs:
             self._evict()
         return run
 
-    def end(self, run_id: UUID) -> Run | None:
-        """Forget a run that ended; ``None`` when it is not open (any more)."""
+    def take(self, key: int) -> Run | None:
+        """Forget a run that ended, by its id's number; ``None`` when it is not open (any more)."""
         if self._lost:
             self.settle()
-        return self._take(run_id.int)
+        run = self.live.pop(key, None)
+        if run is None:
+            return None
+        if run.span is not None:
+            contexts.pop(key, None)
+        if _first and _first.get((key, self._provider)) is run:
+            _first.pop((key, self._provider), None)
+        return run
 
     def inside(self, outer: Run) -> list[Run]:
         """Take out every open descendant of ``outer``, innermost last."""
         found = [(key, run) for key, run in list(self.live.items()) if run.is_inside(outer)]
-        return [run for key, run in found if self._take(key) is not None]
+        return [run for key, run in found if self.take(key) is not None]
 
     def lose(self, run: Run, when_ns: int, error: BaseException | None) -> None:
         """End ``run`` if it is still open: nobody else will."""
-        if self.live.get(run.key) is run and self._take(run.key) is run:
+        if self.live.get(run.key) is run and self.take(run.key) is run:
             self._on_lost(run, when_ns, error)
 
     def settle(self) -> None:
@@ -202,25 +210,15 @@ class Runs:
             self._evict()
 
     def _end_lost(self, key: Hashable, when_ns: int) -> None:
-        run = self._take(key) if isinstance(key, int) else None
+        run = self.take(key) if isinstance(key, int) else None
         if run is not None:
             self._on_lost(run, when_ns, None)
-
-    def _take(self, key: int) -> Run | None:
-        run = self.live.pop(key, None)
-        if run is None:
-            return None
-        if run.span is not None:
-            contexts.pop(key, None)
-        if _first and _first.get((key, self._provider)) is run:
-            _first.pop((key, self._provider), None)
-        return run
 
     def _evict(self) -> None:
         try:
             key = next(iter(self.live))
         except (RuntimeError, StopIteration):
             return
-        run = self._take(key)
+        run = self.take(key)
         if run is not None:
             self._on_lost(run, time.time_ns(), None)

@@ -15,9 +15,10 @@ from ..errors import EmptyReplyError, SLMAdaptersError
 from ..routing.span_facts import span_facts
 from ..routing.verify import check, check_tools
 from ..telemetry import semconv
+from ..telemetry.current import switched_to
 from ..telemetry.harmless import shielded
 from ..telemetry.recorder import OpenCall, as_current_call, current_call, default_recorder
-from . import convert, served
+from . import convert, served, together
 from .errors import as_litellm_error
 from .recording import CallRecorder
 
@@ -81,8 +82,14 @@ class Answer:
         return call
 
     def current(self) -> AbstractContextManager[None]:
-        """Make our span, if there is one, current for what the engine does."""
-        return as_current_call(self._ours) if self._ours is not None else nullcontext()
+        """Make the call's span current for what the engine does, if that is ours or is remote."""
+        if self._ours is not None:
+            return as_current_call(self._ours)
+        if self._outer is None and not self.engine.local:
+            inside = together.inside(self.call_id)
+            if inside is not None:
+                return switched_to(inside)
+        return nullcontext()
 
     def finish(self, completion: Completion) -> None:
         """Check the answer and say on the span how it was made."""

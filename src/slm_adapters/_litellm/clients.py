@@ -1,7 +1,8 @@
-"""LiteLLM asks OpenAI and Azure through OpenAI's client: an instrumented one keeps quiet inside.
+"""What LiteLLM asks of its clients happens inside the call's span, and nothing else does.
 
-Our span is made when the outcome is known, so it cannot be around the client; what inner
-instrumentations look for is set for the client's call alone.
+LiteLLM's callbacks cannot be around a client's call, so the methods that make one are wrapped. It
+asks OpenAI and Azure through OpenAI's client: an instrumented one keeps quiet inside, also where
+our span comes later.
 """
 
 from __future__ import annotations
@@ -10,37 +11,53 @@ import functools
 import importlib
 import inspect
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import aclosing, contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, aclosing
 from typing import Any
 
+from opentelemetry.context import Context
+
 from ..telemetry import suppression
-from ..telemetry.current import get_context, set_context
+from ..telemetry.current import get_context, set_context, switched_to
 from ..telemetry.harmless import warn_once
+from . import together
 
 __all__ = ["hush", "unhush"]
 
+#: Whoever calls OpenAI's client, or LiteLLM's own without saying for which call. The
+#: ``completion``s and alike fire the pre-call hook themselves.
 _PLACES = {
-    "openai.openai:OpenAIChatCompletion": (
+    "llms.openai.openai:OpenAIChatCompletion": (
         "make_openai_chat_completion_request",
         "make_sync_openai_chat_completion_request",
         "make_openai_embedding_request",
         "make_sync_openai_embedding_request",
     ),
-    "openai.completion.handler:OpenAITextCompletion": (
+    "llms.openai.completion.handler:OpenAITextCompletion": (
         "completion", "acompletion", "streaming", "async_streaming",
     ),
-    "azure.azure:AzureChatCompletion": (
+    "llms.azure.azure:AzureChatCompletion": (
         "make_azure_openai_chat_completion_request",
-        "make_sync_azure_openai_chat_completion_request",
+        "completion",
+        "streaming",
         "embedding",
         "aembedding",
     ),
-    "azure.completion.handler:AzureTextCompletion": (
+    "llms.azure.completion.handler:AzureTextCompletion": (
         "completion", "acompletion", "streaming", "async_streaming",
     ),
+    "llms.custom_httpx.llm_http_handler:BaseLLMHTTPHandler": ("embedding", "aembedding"),
 }  # fmt: skip
+#: LiteLLM's own HTTP client, of most other providers.
+_HTTP_PLACES = {
+    "llms.custom_httpx.http_handler:HTTPHandler": ("post",),
+    "llms.custom_httpx.http_handler:AsyncHTTPHandler": ("post",),
+}
+_PRE_CALL = {"litellm_core_utils.litellm_logging:Logging": ("pre_call",)}
 _END: Any = object()
+#: From a call's keywords and the current context to the one to be in.
+_Within = Callable[[Mapping[str, Any], Context], Context]
+_Being = Callable[[Mapping[str, Any]], AbstractContextManager[None]]
 
 _lock = threading.RLock()
 _users = 0
@@ -71,77 +88,120 @@ def unhush() -> None:
 
 
 def _install() -> None:
-    missing = []
-    for place, names in _PLACES.items():
-        module, _, kind = place.partition(":")
-        try:
-            owner = getattr(importlib.import_module(f"litellm.llms.{module}"), kind)
-        except (ImportError, AttributeError):
-            missing.append(place)
-            continue
-        for name in names:
-            original = vars(owner).get(name)
-            if original is None:
-                missing.append(f"{place}.{name}")
-                continue
-            wrapped = _quiet(original)
-            setattr(owner, name, wrapped)
-            _put.append((owner, name, original, wrapped))
+    missing = [
+        *_wrap_all(_PLACES, functools.partial(_around, _hushed)),
+        *_wrap_all(_HTTP_PLACES, functools.partial(_around, _nested)),
+        *_wrap_all(_PRE_CALL, _before_client),
+    ]
     if missing:
         warn_once(
             "this litellm version",
             f"slm-adapters: this litellm version is unknown: it has no {', '.join(missing)}. "
-            "Calls are recorded; an instrumented client may add a second span to them.",
+            "Calls are recorded; an instrumented client may add a second span to them, and HTTP "
+            "spans may stand beside them.",
         )
 
 
-@contextmanager
-def _hushed() -> Iterator[None]:
-    outer = get_context()
-    set_context(suppression.hushed(outer))
-    try:
-        yield
-    finally:
-        set_context(outer)
+def _wrap_all(
+    places: Mapping[str, tuple[str, ...]], wrap: Callable[[Callable[..., Any]], Any]
+) -> Iterator[str]:
+    """Wrap the methods of ``places``; yields those that are not there."""
+    for place, names in places.items():
+        module, _, kind = place.partition(":")
+        try:
+            owner = getattr(importlib.import_module(f"litellm.{module}"), kind)
+        except (ImportError, AttributeError):
+            yield place
+            continue
+        for name in names:
+            original = vars(owner).get(name)
+            if original is None:
+                yield f"{place}.{name}"
+                continue
+            wrapped = wrap(original)
+            setattr(owner, name, wrapped)
+            _put.append((owner, name, original, wrapped))
 
 
-def _quiet(function: Callable[..., Any]) -> Callable[..., Any]:
-    if inspect.isasyncgenfunction(function):
+# Where to be
 
-        @functools.wraps(function)
-        async def astreamed(*args: Any, **kwargs: Any) -> AsyncIterator[Any]:
-            async with aclosing(function(*args, **kwargs)) as chunks:
-                with _hushed():  # the client is asked before the first chunk
-                    chunk = await anext(chunks, _END)
-                while chunk is not _END:
-                    yield chunk
-                    chunk = await anext(chunks, _END)
 
-        return astreamed
-    if inspect.isgeneratorfunction(function):
+def _inside(logged: Any) -> Context | None:
+    """The context inside the call of LiteLLM's ``logging_obj``, if a recorder of ours has it."""
+    return together.inside(str(getattr(logged, "litellm_call_id", None)))
 
-        @functools.wraps(function)
-        def streamed(*args: Any, **kwargs: Any) -> Iterator[Any]:
-            chunks = function(*args, **kwargs)
-            with _hushed():
-                chunk = next(chunks, _END)
-            if chunk is not _END:
-                yield chunk
-                yield from chunks
 
-        return streamed
+def _hushed(given: Mapping[str, Any], outer: Context) -> Context:
+    inside = _inside(given.get("logging_obj"))
+    return suppression.hushed(outer if inside is None else inside)
+
+
+def _nested(given: Mapping[str, Any], outer: Context) -> Context:
+    logged = given.get("logging_obj")
+    inside = None if logged is None else _inside(logged)
+    return outer if inside is None else inside
+
+
+def _before_client(pre_call: Callable[..., Any]) -> Callable[..., Any]:
+    """A hook that ran within a wrapped method: the client is asked next, by the same method."""
+
+    @functools.wraps(pre_call)
+    def told(self: Any, *args: Any, **kwargs: Any) -> Any:
+        answer = pre_call(self, *args, **kwargs)
+        if suppression.is_hushed(get_context()):
+            inside = _inside(self)
+            if inside is not None:
+                set_context(suppression.hushed(inside))  # until that method ends
+        return answer
+
+    return told
+
+
+def _around(within: _Within, function: Callable[..., Any]) -> Callable[..., Any]:
+    def being(given: Mapping[str, Any]) -> AbstractContextManager[None]:
+        return switched_to(within(given, get_context()))
+
+    if inspect.isasyncgenfunction(function) or inspect.isgeneratorfunction(function):
+        return _around_stream(being, function)
     if inspect.iscoroutinefunction(function):
 
         @functools.wraps(function)
         async def answered(*args: Any, **kwargs: Any) -> Any:
-            with _hushed():
+            with being(kwargs):
                 return await function(*args, **kwargs)
 
         return answered
 
     @functools.wraps(function)
     def called(*args: Any, **kwargs: Any) -> Any:
-        with _hushed():
+        with being(kwargs):
             return function(*args, **kwargs)
 
     return called
+
+
+def _around_stream(being: _Being, function: Callable[..., Any]) -> Callable[..., Any]:
+    """The client is asked before the first chunk."""
+    if inspect.isasyncgenfunction(function):
+
+        @functools.wraps(function)
+        async def astreamed(*args: Any, **kwargs: Any) -> AsyncIterator[Any]:
+            async with aclosing(function(*args, **kwargs)) as chunks:
+                with being(kwargs):
+                    chunk = await anext(chunks, _END)
+                while chunk is not _END:
+                    yield chunk
+                    chunk = await anext(chunks, _END)
+
+        return astreamed
+
+    @functools.wraps(function)
+    def streamed(*args: Any, **kwargs: Any) -> Iterator[Any]:
+        chunks = function(*args, **kwargs)
+        with being(kwargs):
+            chunk = next(chunks, _END)
+        if chunk is not _END:
+            yield chunk
+            yield from chunks
+
+    return streamed

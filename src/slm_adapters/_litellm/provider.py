@@ -152,8 +152,12 @@ class SLMProvider(CustomLLM):  # type: ignore[misc]
         cancel = threading.Event()
         with answering(given, self._find, stream=True) as answer:
             try:
-                for event in answer.engine.stream(answer.request, cancel):
+                events = iter(answer.engine.stream(answer.request, cancel))
+                with answer.current():  # a server is asked before the first event
+                    event = next(events, None)
+                while event is not None:
                     yield from answer.chunks(event)
+                    event = next(events, None)
             finally:
                 cancel.set()
 
@@ -161,9 +165,12 @@ class SLMProvider(CustomLLM):  # type: ignore[misc]
         with answering(given, self._find, stream=True) as answer:
             source = cast("AsyncGenerator[Any]", answer.engine.astream(answer.request))
             async with aclosing(source) as events:
-                async for event in events:
+                with answer.current():
+                    event = await anext(events, None)
+                while event is not None:
                     for chunk in answer.chunks(event):
                         yield chunk
+                    event = await anext(events, None)
 
     def _find(self, given: Mapping[str, Any]) -> ChatEngine:
         """The engine that LiteLLM's arguments name; ``api_base`` is a server's address."""

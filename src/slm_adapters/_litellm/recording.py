@@ -1,12 +1,12 @@
 """``CallRecorder`` for LiteLLM: the span is built when the call's outcome is known.
 
-The parent and the labels are captured before the call, on the caller's context; LiteLLM reports
-the outcome later, on other threads and sometimes without any context.
+Or before, when a client is about to be asked: what that does nests under it. The parent and the
+labels are captured before the call, on the caller's context; LiteLLM reports the outcome later, on
+other threads and sometimes without any context.
 """
 
 from __future__ import annotations
 
-import contextvars
 import threading
 import time
 import weakref
@@ -16,46 +16,21 @@ from typing import Any
 
 import litellm
 from litellm.integrations.custom_logger import CustomLogger
+from opentelemetry.context import Context
 
 from ..calls import Outcome, Usage
 from ..recording import CallRecorderBase
-from ..telemetry import semconv
 from ..telemetry.harmless import harmless
 from ..telemetry.lifetimes import Lifetimes
-from ..telemetry.recorder import OpenCall, current_call
+from ..telemetry.recorder import OpenCall
 from . import clients, convert, served, together, untold
-from .facts import cost_of, enrich, json_format, owner_of, server_of
+from .facts import cost_of, enrich, owner_of, server_of
+from .pending import OPERATIONS, Pending
 
 __all__ = ["CallRecorder"]
 
-_OPERATIONS = {
-    "completion": semconv.CHAT,
-    "acompletion": semconv.CHAT,
-    "responses": semconv.CHAT,
-    "aresponses": semconv.CHAT,
-    "text_completion": semconv.TEXT_COMPLETION,
-    "atext_completion": semconv.TEXT_COMPLETION,
-    "embedding": semconv.EMBEDDINGS,
-    "aembedding": semconv.EMBEDDINGS,
-}
 _LIMIT = 10_000
 _CANCELLED = "asyncio.exceptions.CancelledError"
-
-
-class _Pending:
-    """A call whose outcome is not known yet. Retries share the id, and so this."""
-
-    __slots__ = ("attempts", "context", "details", "outer", "owners", "reported", "started_ns")
-
-    def __init__(self, details: Mapping[str, Any]) -> None:
-        self.context = contextvars.copy_context()
-        #: LiteLLM's own dict of the call; it fills up as the call goes on.
-        self.details = details
-        #: A call another of our recorders has open around this one.
-        self.outer: OpenCall | None = current_call()
-        self.attempts, self.reported = 1, False
-        self.owners: list[object] = []
-        self.started_ns = time.time_ns()
 
 
 class CallRecorder(CallRecorderBase, CustomLogger):  # type: ignore[misc]
@@ -68,12 +43,12 @@ class CallRecorder(CallRecorderBase, CustomLogger):  # type: ignore[misc]
     """
 
     def _begin(self) -> None:
-        self._pending: dict[str, _Pending] = {}
+        self._pending: dict[str, Pending] = {}
         #: For the other recorders, see `together`.
         self.made: together.Made = OrderedDict()
         self._done: OrderedDict[str, None] = OrderedDict()
         self._lifetimes = Lifetimes(self._lost)
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self.closed = self._is_seen = False
         self._since_ns = time.time_ns()
         clients.hush()
@@ -87,6 +62,27 @@ class CallRecorder(CallRecorderBase, CustomLogger):  # type: ignore[misc]
         """How many calls have no outcome yet."""
         self._lifetimes.settle()
         return sum(not pending.reported for pending in self._pending.values())
+
+    @harmless("opening a LiteLLM call")
+    def inside(self, call_id: str) -> Context | None:
+        """The context inside a call under way, whose span is opened now if it was not yet.
+
+        ``None`` in retries of a call whose failure was told, and where the call has a span around
+        it already.
+        """
+        with self._lock:
+            pending = self._pending.get(call_id)
+            if pending is None or pending.reported or pending.outer is not None:
+                return None
+            if pending.call is None:
+                beside = together.made_by_another(self, (call_id, None))
+                pending.call = pending.open(self.recorder, pending.details, beside=beside)
+            return pending.call.context
+
+    def opened(self, call_id: str) -> OpenCall | None:
+        """The span of a call under way, if it has one yet."""
+        pending = self._pending.get(call_id)
+        return None if pending is None else pending.call
 
     def close(self) -> None:
         """Stop listening and end what is still open.
@@ -121,7 +117,7 @@ class CallRecorder(CallRecorderBase, CustomLogger):  # type: ignore[misc]
 
     @harmless("LiteLLM's log_pre_api_call")
     def log_pre_api_call(self, model: Any, messages: Any, kwargs: dict[str, Any]) -> None:
-        if self.closed or kwargs.get("call_type") not in _OPERATIONS:
+        if self.closed or kwargs.get("call_type") not in OPERATIONS:
             return
         self._enlist()  # whoever replaced a list since
         self._lifetimes.settle()
@@ -132,7 +128,7 @@ class CallRecorder(CallRecorderBase, CustomLogger):  # type: ignore[misc]
         key = str(kwargs.get("litellm_call_id"))
         pending = self._pending.get(key)
         if pending is None:
-            pending = self._pending[key] = _Pending(kwargs)
+            pending = self._pending[key] = Pending(kwargs)
             while len(self._pending) > _LIMIT:
                 self._end_open(next(iter(self._pending)), time.time_ns())
         else:
@@ -177,9 +173,9 @@ class CallRecorder(CallRecorderBase, CustomLogger):  # type: ignore[misc]
             self._finish(pending, kwargs, response, start, end)
 
     def _finish(
-        self, pending: _Pending, kwargs: dict[str, Any], response: Any, start: Any, end: Any
+        self, pending: Pending, kwargs: dict[str, Any], response: Any, start: Any, end: Any
     ) -> None:
-        call = self._open(pending, kwargs, start, "finished")
+        call = self._ending(pending, kwargs, start, "finished")
         streamed = bool(kwargs.get("stream"))
         if streamed:
             call.first_chunk_ns = convert.nanoseconds(kwargs.get("completion_start_time"))
@@ -206,7 +202,7 @@ class CallRecorder(CallRecorderBase, CustomLogger):  # type: ignore[misc]
             return
         key = str(kwargs.get("litellm_call_id"))
         with self._lock:
-            pending = self._pending.setdefault(key, _Pending(kwargs))
+            pending = self._pending.setdefault(key, Pending(kwargs))
             if pending.reported:
                 return
             # Kept: a retry may follow under the same id, with no failure of its own reported.
@@ -215,17 +211,17 @@ class CallRecorder(CallRecorderBase, CustomLogger):  # type: ignore[misc]
             pending.details = {}
         if pending.outer is None:
             error = kwargs.get("exception") or "_OTHER"
-            call = self._open(pending, kwargs, start, "failed")
+            call = self._ending(pending, kwargs, start, "failed")
             call.fail(error, end_ns=convert.nanoseconds(end))
 
     def _is_ours(self, kwargs: dict[str, Any], start: Any) -> bool:
         """Whether the call is of a known kind and began while this recorder listened."""
         began = convert.nanoseconds(start)
-        known = kwargs.get("call_type") in _OPERATIONS
+        known = kwargs.get("call_type") in OPERATIONS
         heard = not self.closed or str(kwargs.get("litellm_call_id")) in self._pending
         return known and heard and (began is None or began >= self._since_ns)
 
-    def _taken(self, kwargs: dict[str, Any]) -> _Pending | None:
+    def _taken(self, kwargs: dict[str, Any]) -> Pending | None:
         """The call that ended; ``None`` if it did before. Some providers fire no pre-call hook."""
         self._lifetimes.settle()
         key = str(kwargs.get("litellm_call_id"))
@@ -235,7 +231,7 @@ class CallRecorder(CallRecorderBase, CustomLogger):  # type: ignore[misc]
             self._done[key] = None
             while len(self._done) > _LIMIT:
                 self._done.popitem(last=False)
-            return self._pending.pop(key, None) or _Pending(kwargs)
+            return self._pending.pop(key, None) or Pending(kwargs)
 
     def _lost(self, key: Hashable, when_ns: int) -> None:
         call_id, attempt = key if isinstance(key, tuple) else ("", 0)
@@ -253,37 +249,22 @@ class CallRecorder(CallRecorderBase, CustomLogger):  # type: ignore[misc]
         if pending is None or pending.reported or pending.outer is not None:
             return
         details = pending.details
-        call = self._open(pending, details, None, "abandoned")
+        call = self._ending(pending, details, None, "abandoned")
         if details.get("stream"):
             call.abandon(end_ns=when_ns)
         else:
             call.fail(_CANCELLED, end_ns=when_ns)
 
-    def _open(
-        self, pending: _Pending, kwargs: Mapping[str, Any], start: Any, outcome: Outcome
+    def _ending(
+        self, pending: Pending, kwargs: Mapping[str, Any], start: Any, outcome: Outcome
     ) -> OpenCall:
+        """The call that is about to be ended so."""
         ending = (str(kwargs.get("litellm_call_id")), outcome)
-        params = kwargs.get("optional_params") or {}
-        wanted = self.recorder.wants_content
-        provider, local = served.provider_of(kwargs)
-        started = convert.nanoseconds(start) or pending.started_ns
-        # In the caller's context: its span is the parent, its labels are the call's.
-        call = pending.context.run(
-            self.recorder.open,
-            framework="litellm",
-            operation=_OPERATIONS[str(kwargs.get("call_type"))],
-            provider=provider,
-            model=str(kwargs.get("model") or "unknown"),
-            params=convert.params_from(params),
-            messages=convert.messages_from(kwargs) if wanted else (),
-            tools=convert.tools_from(params) if wanted else (),
-            response_format=json_format(params.get("response_format")),
-            streamed=bool(kwargs.get("stream")),
-            started_ns=started,
-            attempt=pending.attempts,
-            in_process=local,
-            beside=together.made_by_another(self, ending),
-        )
+        call, pending.call = pending.call, None
+        if call is None:
+            beside = together.made_by_another(self, ending)
+            call = pending.open(self.recorder, kwargs, start, beside)
+        call.fields["attempt"] = pending.attempts
         call.attributes.update(server_of(kwargs))
         together.remember(self, ending, call)
         return call

@@ -7,37 +7,51 @@ import weakref
 from collections import OrderedDict
 from typing import Any, TypeAlias
 
+from opentelemetry.context import Context
+
 from ..calls import Outcome
 from ..telemetry.recorder import OpenCall
 
-__all__ = ["Ending", "Made", "join", "leave", "made_by_another", "remember"]
+__all__ = ["Ending", "Made", "inside", "join", "leave", "made_by_another", "remember"]
 
-#: LiteLLM's id of a call, which its retries share, and how this one ended.
-Ending: TypeAlias = tuple[str, Outcome]
+#: LiteLLM's id of a call, which its retries share, and how this one ended, if it did.
+Ending: TypeAlias = tuple[str, Outcome | None]
 #: What a recorder made of the last calls. Each keeps its own, so that it can go with it.
 Made: TypeAlias = OrderedDict[Ending, OpenCall]
 
 #: All recorders hear of an outcome one after the other, so a few spans are enough.
 _LIMIT = 64
 
-_recorders: weakref.WeakSet[Any] = weakref.WeakSet()
+#: In the order in which they joined.
+_recorders: weakref.WeakKeyDictionary[Any, None] = weakref.WeakKeyDictionary()
 _lock = threading.Lock()
 
 
 def join(recorder: Any) -> None:
     """``recorder`` listens from now on."""
     with _lock:
-        _recorders.add(recorder)
+        _recorders[recorder] = None
 
 
 def leave(recorder: Any) -> None:
     """It does not any more."""
     with _lock:
-        _recorders.discard(recorder)
+        _recorders.pop(recorder, None)
         recorder.made.clear()
         if len(_recorders) == 1:
             for last in _recorders:
                 last.made.clear()
+
+
+def inside(call_id: str) -> Context | None:
+    """The context inside a call under way, of the first recorder that has it; see its `inside`."""
+    with _lock:
+        recorders = list(_recorders)
+    for recorder in recorders:
+        context: Context | None = recorder.inside(call_id)
+        if context is not None:
+            return context
+    return None
 
 
 def remember(recorder: Any, ending: Ending, call: OpenCall) -> None:
@@ -58,7 +72,7 @@ def made_by_another(recorder: Any, ending: Ending) -> OpenCall | None:
     with _lock:
         for other in _recorders:
             if other is not recorder and other.recorder.tracer_provider is provider:
-                call: OpenCall | None = other.made.get(ending)
+                call: OpenCall | None = other.made.get(ending) or other.opened(ending[0])
                 if call is not None:
                     return call
     return None

@@ -6,13 +6,14 @@ dies; so what was current is remembered and set again.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 
 from opentelemetry import context as otel_context
 from opentelemetry.context import Context
 
-__all__ = ["get_context", "set_context"]
+__all__ = ["get_context", "set_context", "switched_to"]
 
 
 def _ways() -> tuple[Callable[[], Context], Callable[[Context], object]]:
@@ -25,3 +26,14 @@ def _ways() -> tuple[Callable[[], Context], Callable[[Context], object]]:
 
 
 get_context, set_context = _ways()
+
+
+@contextmanager
+def switched_to(context: Context) -> Iterator[None]:
+    """Make ``context`` the current one for a ``with`` block, whose end sets what was before."""
+    outer = get_context()
+    set_context(context)
+    try:
+        yield
+    finally:
+        set_context(outer)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, Unpack, cast
 
 from opentelemetry import trace
@@ -20,7 +20,7 @@ from opentelemetry.trace import NoOpTracerProvider, SpanKind, TracerProvider
 from ..messages import Message, Tool
 from ..scope import NO_LABELS, current_scope
 from . import content, semconv, suppression
-from .current import get_context, set_context
+from .current import get_context, switched_to
 from .harmless import note_failure
 from .hooks import CallHook, CompletionHook, Completions, sorted_out
 from .metrics import Metrics
@@ -285,15 +285,9 @@ def current_call() -> OpenCall | None:
     return None if call is None or call.ended else call
 
 
-@contextlib.contextmanager
-def as_current_call(call: OpenCall) -> Iterator[None]:
+def as_current_call(call: OpenCall) -> contextlib.AbstractContextManager[None]:
     """Make ``call`` the current one, and its span the current OpenTelemetry span."""
-    outer = get_context()
-    set_context(call.context)
-    try:
-        yield
-    finally:
-        set_context(outer)
+    return switched_to(call.context)
 
 
 def default_recorder() -> Recorder:

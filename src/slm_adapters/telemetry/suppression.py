@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from .open_call import OpenCall, OpenSpan
 
 __all__ = [
-    "around", "call_in", "hushed", "innermost", "inside", "is_inside", "is_silenced",
-    "is_suppressed", "learned", "quiet_span", "teach",
+    "around", "call_in", "hushed", "innermost", "inside", "is_hushed", "is_inside",
+    "is_silenced", "is_suppressed", "learned", "quiet_span", "teach",
 ]  # fmt: skip
 
 #: Type-checked by its readers: the value is util-genai's ``InferenceData``.
@@ -73,6 +73,8 @@ def around(call: OpenCall, parent: Context) -> Context:
     if _UTIL in sys.modules:
         call.learned = inner[_INFERENCE] = sys.modules[_UTIL].InferenceData()
         call.says_more = True
+        if call.operation == semconv.EMBEDDINGS:
+            inner[_EMBEDDING] = sys.modules[_UTIL].EmbeddingData()
     return Context(inner)
 
 
@@ -92,10 +94,15 @@ def hushed(parent: Context) -> Context:
     return Context(parent, **extra)
 
 
+def is_hushed(context: Context) -> bool:
+    """Whether this is inside a call whose span is made later, see :func:`hushed`."""
+    return context.get(_CALL) is _no_call
+
+
 def inside(opened: OpenSpan, parent: Context) -> Context:
     """The context inside a tool or an agent; what a call around it asked for ends here."""
     if _CALL in parent:
-        ours = (_CALL, _OPENLLMETRY, _INFERENCE)
+        ours = (_CALL, _OPENLLMETRY, _INFERENCE, _EMBEDDING)
         parent = Context({key: value for key, value in parent.items() if key not in ours})
     return Context(parent, **{_SPAN: opened.span, _OPEN: weakref.ref(opened)})
 

@@ -1,0 +1,77 @@
+"""A call of LiteLLM's that has no outcome yet, and opening its span from what is known of it."""
+
+from __future__ import annotations
+
+import contextvars
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from ..telemetry import semconv
+from ..telemetry.recorder import OpenCall, OpenSpan, Recorder, current_call
+from . import convert, served
+from .facts import json_format
+
+__all__ = ["OPERATIONS", "Pending"]
+
+#: LiteLLM's name of an entry point -> the operation.
+OPERATIONS = {
+    "completion": semconv.CHAT,
+    "acompletion": semconv.CHAT,
+    "responses": semconv.CHAT,
+    "aresponses": semconv.CHAT,
+    "text_completion": semconv.TEXT_COMPLETION,
+    "atext_completion": semconv.TEXT_COMPLETION,
+    "embedding": semconv.EMBEDDINGS,
+    "aembedding": semconv.EMBEDDINGS,
+}
+
+
+class Pending:
+    """A call whose outcome is not known yet. Retries share the id, and so this."""
+
+    __slots__ = (
+        "attempts", "call", "context", "details", "outer", "owners", "reported", "started_ns",
+    )  # fmt: skip
+
+    def __init__(self, details: Mapping[str, Any]) -> None:
+        self.context = contextvars.copy_context()
+        #: LiteLLM's own dict of the call; it fills up as the call goes on.
+        self.details = details
+        #: A call another of our recorders has open around this one.
+        self.outer: OpenCall | None = current_call()
+        #: Ours, where a client had to be asked inside it.
+        self.call: OpenCall | None = None
+        self.attempts, self.reported = 1, False
+        self.owners: list[object] = []
+        self.started_ns = time.time_ns()
+
+    def open(
+        self,
+        recorder: Recorder,
+        kwargs: Mapping[str, Any],
+        start: Any = None,
+        beside: OpenSpan | None = None,
+    ) -> OpenCall:
+        """Open its span; ``kwargs``, ``start``: what LiteLLM says of the call at this moment."""
+        params = kwargs.get("optional_params") or {}
+        wanted = recorder.wants_content
+        provider, local = served.provider_of(kwargs)
+        started = convert.nanoseconds(start or kwargs.get("start_time"))
+        # In the caller's context: its span is the parent, its labels are the call's.
+        return self.context.run(
+            recorder.open,
+            framework="litellm",
+            operation=OPERATIONS[str(kwargs.get("call_type"))],
+            provider=provider,
+            model=str(kwargs.get("model") or "unknown"),
+            params=convert.params_from(params),
+            messages=convert.messages_from(kwargs) if wanted else (),
+            tools=convert.tools_from(params) if wanted else (),
+            response_format=json_format(params.get("response_format")),
+            streamed=bool(kwargs.get("stream")),
+            started_ns=started or self.started_ns,
+            attempt=self.attempts,
+            in_process=local,
+            beside=beside,
+        )

@@ -1,0 +1,465 @@
+"""HTTP spans of an instrumented client nest under LiteLLM's call, over real sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import importlib
+import time
+from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+from typing import Any
+
+import litellm
+import pytest
+from conftest import Spans, until
+from crewai_cases import crew
+from fake_openai import fake_openai
+from opentelemetry import context as otel_context
+from opentelemetry import trace
+from opentelemetry.instrumentation.httpx import HTTPXClientInstrumentor
+from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
+from opentelemetry.trace import StatusCode
+
+import slm_adapters.crewai
+import slm_adapters.litellm as slm
+from slm_adapters._litellm import clients
+
+QUESTION = [{"role": "user", "content": "q"}]
+OPENAI = {"model": "openai/gpt-4o-mini", "messages": QUESTION}
+#: Asked by LiteLLM's own HTTP client.
+DEEPSEEK = {"model": "deepseek/deepseek-chat", "messages": QUESTION}
+AZURE = {"model": "azure/gpt-4o", "messages": QUESTION, "api_version": "2024-10-21"}
+TEXT = {"model": "text-completion-openai/gpt-3.5-turbo-instruct", "prompt": "q"}
+EMBEDDING = {"model": "openai/text-embedding-3-small", "input": ["q"]}
+VOYAGE = {"model": "voyage/voyage-3", "input": ["q"]}
+CHATS = {
+    "openai": OPENAI,
+    "deepseek": DEEPSEEK,
+    "azure": AZURE,
+    "slm": OPENAI | {"model": "slm/far"},
+}
+VECTORS = {"openai": EMBEDDING, "voyage": VOYAGE}
+
+
+@pytest.fixture(autouse=True)
+def instrumented(spans, monkeypatch):
+    """An instrumented httpx, also below LiteLLM's asynchronous calls, and no context left over."""
+    monkeypatch.setattr(litellm, "disable_aiohttp_transport", True)
+    monkeypatch.setattr(litellm, "suppress_debug_info", True)
+    litellm.in_memory_llm_clients_cache.flush_cache()
+    HTTPXClientInstrumentor().instrument(tracer_provider=spans.provider)
+    slm.register()
+    before = otel_context.get_current()
+    yield
+    assert otel_context.get_current() == before
+    slm.unregister()
+    HTTPXClientInstrumentor().uninstrument()
+    litellm.in_memory_llm_clients_cache.flush_cache()
+
+
+@pytest.fixture
+def server():
+    with fake_openai() as fake:
+        yield {"api_base": fake.base_url, "api_key": "none"}
+
+
+@pytest.fixture
+def calls() -> list[Any]:
+    return []
+
+
+@pytest.fixture
+def recorder(spans, calls):
+    yield slm.instrument(tracer_provider=spans.provider, hooks=[calls.append])
+    slm.uninstrument()
+
+
+@pytest.fixture
+def flaky():
+    """A provider that answers 500 to the first requests, as many as its ``failures``."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            served.failures -= 1
+            text = b"" if served.failures >= 0 else ANSWER
+            self.send_response(500 if served.failures >= 0 else 200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(text)))
+            self.end_headers()
+            self.wfile.write(text)
+
+        def log_message(self, *_: object) -> None: ...
+
+    served: Any = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    served.failures = 1
+    served.options = {
+        "api_base": f"http://127.0.0.1:{served.server_address[1]}/v1", "api_key": "none",
+    }  # fmt: skip
+    Thread(target=served.serve_forever, daemon=True).start()
+    yield served
+    served.shutdown()
+    served.server_close()
+
+
+ANSWER = (
+    b'{"id": "x", "object": "chat.completion", "created": 0, "model": "fake", "choices": [{"index":'
+    b' 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "It is done."}}],'
+    b' "usage": {"prompt_tokens": 11, "completion_tokens": 3, "total_tokens": 14}}'
+)
+
+
+def settled(spans: Spans, count: int) -> list[Any]:
+    """LiteLLM reports from its own threads: that many call spans, and no more a moment later."""
+    deadline = time.monotonic() + 10
+    while len(llm(spans)) < count and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(0.2)
+    assert len(llm(spans)) == count, [span.name for span in spans.all()]
+    return llm(spans)
+
+
+def llm(spans: Spans) -> list[Any]:
+    return [span for span in spans.all() if "gen_ai.operation.name" in span.attributes]
+
+
+def assert_nested(spans: Spans, requests: int = 1) -> Any:
+    """One call span with that many HTTP spans inside, all in the caller's; the call's span."""
+    (call,) = settled(spans, 1)
+    posts = spans.named("POST")
+    assert len(posts) == requests
+    for post in posts:
+        assert post.parent.span_id == call.context.span_id
+        assert call.start_time <= post.start_time <= post.end_time <= call.end_time + 2_000_000
+    return call
+
+
+def asked(function: Any, asynchronous: bool, **options: Any) -> Any:
+    """The answer of an entry point, or all chunks of its stream; the context stays as it was."""
+    streamed = options.get("stream")
+
+    async def run() -> Any:
+        answer = await getattr(litellm, f"a{function}")(**options)
+        unchanged()
+        chunks = [unchanged(chunk) async for chunk in answer] if streamed else answer
+        await litellm_is_done()
+        return chunks
+
+    here = otel_context.get_current()
+
+    def unchanged(chunk: Any = None) -> Any:
+        assert otel_context.get_current() == here
+        return chunk
+
+    if asynchronous:
+        return asyncio.run(run())
+    answer = getattr(litellm, function)(**options)
+    unchanged()
+    return [unchanged(chunk) for chunk in answer] if streamed else answer
+
+
+async def litellm_is_done() -> None:
+    """Its queue of outcomes is emptied by tasks of this loop."""
+    await asyncio.sleep(0.3)
+
+
+@pytest.mark.parametrize("streamed", [False, True], ids=["whole", "streamed"])
+@pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])
+@pytest.mark.parametrize("provider", CHATS)
+def test_a_chat_s_request_is_inside_it(
+    spans, recorder, server, provider, asynchronous, streamed
+) -> None:
+    """Through OpenAI's client, Azure's, LiteLLM's own and our provider; the parent is ours."""
+    options = CHATS[provider] | server | ({"stream": True} if streamed else {})
+    if provider == "azure":
+        options["api_base"] = server["api_base"].removesuffix("/v1")
+    with spans.provider.get_tracer("app").start_as_current_span("request"):
+        asked("completion", asynchronous, **options)
+    call = assert_nested(spans)
+    assert spans.parent_name(call) == "request"
+    assert call.status.status_code is StatusCode.UNSET
+    assert call.attributes["server.address"] == "127.0.0.1"
+    assert ("gen_ai.response.time_to_first_chunk" in call.attributes) is streamed
+    assert recorder.open_calls == 0
+
+
+@pytest.mark.parametrize("streamed", [False, True], ids=["whole", "streamed"])
+@pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])
+def test_a_text_completion_s_request_is_inside_it(
+    spans, recorder, server, asynchronous, streamed
+) -> None:
+    """LiteLLM tells of these within the method that asks."""
+    options = TEXT | server | ({"stream": True} if streamed else {})
+    asked("text_completion", asynchronous, **options)
+    assert assert_nested(spans).name.startswith("text_completion")
+
+
+@pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])
+@pytest.mark.parametrize("provider", VECTORS)
+def test_an_embedding_s_request_is_inside_it(
+    spans, recorder, server, provider, asynchronous
+) -> None:
+    """Through OpenAI's client and LiteLLM's own."""
+    options = VECTORS[provider] | server
+    if provider == "voyage":
+        options["api_base"] += "/embeddings"
+    asked("embedding", asynchronous, **options)
+    assert assert_nested(spans).name.startswith("embeddings")
+
+
+@pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])
+def test_a_client_s_retries_are_inside_one_call(
+    spans, recorder, flaky, calls, asynchronous
+) -> None:
+    """OpenAI's client asks again by itself."""
+    asked("completion", asynchronous, **OPENAI, **flaky.options, max_retries=1)
+    call = assert_nested(spans, requests=2)
+    assert call.status.status_code is StatusCode.UNSET
+    assert [one.outcome for one in calls] == ["finished"]
+
+
+def test_t13_litellm_s_retry_is_inside_one_call(spans, recorder, flaky, calls) -> None:
+    """The first attempt's failure is told to nobody, and both share an id."""
+    asked("completion", False, **DEEPSEEK, **flaky.options, num_retries=1)
+    call = assert_nested(spans, requests=2)
+    assert call.status.status_code is StatusCode.UNSET
+    assert [(one.outcome, one.attempt) for one in calls] == [("finished", 2)]
+
+
+@pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])
+def test_t13_a_call_that_fails_for_good_is_one_span(spans, recorder, flaky, asynchronous) -> None:
+    """The retries after the failure was told make no second span."""
+    flaky.failures = 9
+    with pytest.raises(litellm.InternalServerError):
+        asked("completion", asynchronous, **OPENAI, **flaky.options, num_retries=2, max_retries=0)
+    gc.collect()
+    (call,) = settled(spans, 1)
+    assert call.attributes["error.type"] == "litellm.exceptions.InternalServerError"
+    inside = [
+        p for p in spans.named("POST") if p.parent and p.parent.span_id == call.context.span_id
+    ]
+    assert inside
+    assert recorder.open_calls == 0
+
+
+@pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])
+def test_a_router_s_attempts_have_their_own_requests(
+    spans, recorder, server, flaky, asynchronous
+) -> None:
+    """A deployment that fails and the one that answers, each with its HTTP span."""
+    flaky.failures = 9
+    broken = {"model": "openai/broken", "max_retries": 0, **flaky.options}
+    router = litellm.Router(
+        model_list=[
+            {"model_name": "first", "litellm_params": broken},
+            {"model_name": "second", "litellm_params": {"model": OPENAI["model"], **server}},
+        ],
+        fallbacks=[{"first": ["second"]}],
+        num_retries=0,
+    )
+
+    async def arun() -> None:
+        await router.acompletion("first", QUESTION)
+        await litellm_is_done()
+
+    with spans.provider.get_tracer("app").start_as_current_span("request"):
+        asyncio.run(arun()) if asynchronous else router.completion("first", QUESTION)
+    found = settled(spans, 2)
+    for call in found:
+        assert spans.parent_name(call) == "request"
+    posts = [spans.parent_name(post) for post in spans.named("POST")]
+    assert sorted(posts) == sorted(call.name for call in found)
+
+
+async def test_concurrent_tasks_do_not_cross(spans, recorder, server) -> None:
+    """Each request is inside its own call, and each call inside its own caller."""
+    tracer = spans.provider.get_tracer("app")
+
+    async def one(number: int) -> None:
+        with tracer.start_as_current_span(f"request {number}"):
+            provider = (OPENAI, DEEPSEEK)[number % 2]
+            stream = await litellm.acompletion(**provider, **server, stream=number % 3 == 0)
+            if number % 3 == 0:
+                async for _ in stream:
+                    await asyncio.sleep(0)
+
+    await asyncio.gather(*(one(number) for number in range(12)))
+    await until(lambda: len(llm(spans)) == 12)
+    assert_one_each(spans, 12)
+
+
+def test_concurrent_threads_do_not_cross(spans, recorder, server) -> None:
+    """The same in a pool, whose threads are used again."""
+    tracer = spans.provider.get_tracer("app")
+
+    def one(number: int) -> None:
+        with tracer.start_as_current_span(f"request {number}"):
+            litellm.completion(**(OPENAI, DEEPSEEK)[number % 2], **server)
+        assert otel_context.get_current() == {}
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(one, range(12)))
+    settled(spans, 12)
+    assert_one_each(spans, 12)
+
+
+def assert_one_each(spans: Spans, count: int) -> None:
+    requests = {span.context.span_id: span.name for span in spans.named("request")}
+    calls = {span.context.span_id: requests[span.parent.span_id] for span in llm(spans)}
+    assert sorted(calls.values()) == sorted(requests.values())
+    posts = [calls[post.parent.span_id] for post in spans.named("POST")]
+    assert sorted(posts) == sorted(requests.values())
+    assert len(posts) == count
+
+
+def test_t14_a_stream_given_up_keeps_its_request(spans, recorder, server, calls) -> None:
+    """Its span began with the request and ends, as no error, when it is dropped."""
+    stream = litellm.completion(**DEEPSEEK, **server, stream=True)
+    next(stream)
+    assert recorder.open_calls == 1
+    del stream
+    for _ in range(100):
+        gc.collect()
+        if recorder.open_calls == 0:
+            break
+        time.sleep(0.02)
+    call = assert_nested(spans)
+    assert call.status.status_code is StatusCode.UNSET
+    assert [one.outcome for one in calls] == ["abandoned"]
+
+
+async def test_t14_a_call_cancelled_during_its_request(spans, recorder, calls) -> None:
+    """It has one span, with the cancel class."""
+    async with hanging() as options:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.3):
+                await litellm.acompletion(**OPENAI, **options)
+        for _ in range(200):
+            gc.collect()
+            if recorder.open_calls == 0:
+                break
+            await asyncio.sleep(0.01)
+    call = spans.one("chat")
+    assert call.attributes["error.type"].endswith("CancelledError")
+    assert [one.outcome for one in calls] == ["failed"]
+    (post,) = spans.named("POST")
+    assert post.parent.span_id == call.context.span_id
+
+
+@contextlib.asynccontextmanager
+async def hanging() -> Any:
+    """A provider that never answers."""
+    served = await asyncio.start_server(lambda reader, writer: asyncio.sleep(60), "127.0.0.1", 0)
+    port = served.sockets[0].getsockname()[1]
+    yield {"api_base": f"http://127.0.0.1:{port}/v1", "api_key": "none"}
+    served.close()
+
+
+def test_two_recorders_share_the_span_and_its_request(spans, server) -> None:
+    """With one destination; another destination has a span of its own."""
+    other, ids = Spans(), {"one": [], "two": []}
+    with (
+        slm.CallRecorder(
+            tracer_provider=spans.provider, hooks=[lambda c: ids["one"].append(c.span_id)]
+        ),
+        slm.CallRecorder(
+            tracer_provider=spans.provider, hooks=[lambda c: ids["two"].append(c.span_id)]
+        ),
+        slm.CallRecorder(tracer_provider=other.provider),
+    ):
+        litellm.text_completion(**TEXT, **server)
+        assert_nested(spans)
+        settled(other, 1)
+    assert ids["one"] == ids["two"] == [f"{llm(spans)[0].context.span_id:016x}"]
+    assert not other.named("POST")
+
+
+def test_t12_crewai_s_call_is_the_one_around_the_request(spans, recorder, server) -> None:
+    """CrewAI's recorder has the call: LiteLLM's makes no second span, and the request is inside."""
+    import crewai
+
+    before = litellm.callbacks
+    llm_of_crew = crewai.LLM(
+        model=OPENAI["model"], is_litellm=True, base_url=server["api_base"], api_key="none"
+    )
+    try:
+        with slm_adapters.crewai.CallRecorder(tracer_provider=spans.provider):
+            crew(llm_of_crew).kickoff()
+        time.sleep(0.3)
+    finally:
+        litellm.callbacks = before
+    chats = spans.named("chat")
+    assert chats
+    assert {spans.parent_name(post) for post in spans.named("POST")} == {chats[0].name}
+    assert len(spans.named("POST")) == len(chats)
+    assert recorder.open_calls == 0
+
+
+@pytest.mark.parametrize(
+    "module", ["opentelemetry.instrumentation.genai.openai", "opentelemetry.instrumentation.openai"]
+)
+@pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])
+def test_t16_an_instrumented_client_keeps_quiet_in_between(
+    spans, recorder, server, module, asynchronous
+) -> None:
+    """OpenAI's client makes no span of its own, the HTTP client does."""
+    instrumentor = importlib.import_module(module).OpenAIInstrumentor()
+    instrumentor.instrument(tracer_provider=spans.provider)
+    try:
+        asked("completion", asynchronous, **OPENAI, **server)
+        asked("embedding", asynchronous, **EMBEDDING, **server)
+        found = settled(spans, 2)
+    finally:
+        instrumentor.uninstrument()
+    assert {span.instrumentation_scope.name for span in found} == {"slm_adapters"}
+    parents = [spans.parent_name(post) for post in spans.named("POST")]
+    assert sorted(parents) == sorted(span.name for span in found)
+
+
+def test_an_entry_point_taken_before_nests_too(spans, server) -> None:
+    """Nothing of LiteLLM's that a program imports is replaced."""
+    completion = litellm.completion
+    with slm.CallRecorder(tracer_provider=spans.provider):
+        assert litellm.completion is completion
+        completion(**OPENAI, **server)
+        assert_nested(spans)
+
+
+def test_what_is_not_sampled_is_called_all_the_same(server, calls) -> None:
+    """The record is kept; there is no span."""
+    provider = TracerProvider(sampler=ALWAYS_OFF)
+    with slm.CallRecorder(tracer_provider=provider, hooks=[calls.append]):
+        litellm.completion(**OPENAI, **server)
+        asyncio.run(until(lambda: calls))
+    assert calls[0].outcome == "finished"
+
+
+def test_a_call_with_no_request_has_no_span_before_its_end(spans, recorder) -> None:
+    """Mocked answers, local models, cached answers and early failures cost what they did."""
+    started = []
+
+    class Noting(SpanProcessor):
+        def on_start(self, span: Any, parent_context: Any = None) -> None:
+            started.append(time.time_ns())
+
+    spans.provider.add_span_processor(Noting())
+    litellm.completion(**OPENAI, mock_response="hi")
+    (span,) = settled(spans, 1)
+    assert started[0] >= span.end_time
+
+
+def test_uninstrumenting_puts_litellm_s_methods_back() -> None:
+    """Every one of them, also LiteLLM's HTTP client."""
+    places = [*clients._PLACES, *clients._HTTP_PLACES, *clients._PRE_CALL]
+    named = [place.split(":") for place in places]
+    owners = [getattr(importlib.import_module(f"litellm.{path}"), kind) for path, kind in named]
+    before = [dict(vars(owner)) for owner in owners]
+    slm.instrument(tracer_provider=TracerProvider())
+    assert [dict(vars(owner)) for owner in owners] != before
+    slm.uninstrument()
+    assert [dict(vars(owner)) for owner in owners] == before
+    assert trace.get_current_span() is trace.INVALID_SPAN

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import socket
 import time
 from collections.abc import Callable
+from typing import Any
 
 os.environ.update(
     HF_HUB_OFFLINE="1",
@@ -33,7 +35,7 @@ try:
 except ImportError:  # its name before 1.39
     from opentelemetry.sdk._logs.export import InMemoryLogExporter as InMemoryLogRecordExporter
 
-__all__ = ["InMemoryLogRecordExporter", "Spans", "until"]
+__all__ = ["InMemoryLogRecordExporter", "Spans", "all_dropped", "until"]
 
 
 class Spans:
@@ -69,6 +71,15 @@ async def until(done: Callable[[], object], seconds: float = 30) -> None:
     while not done():
         assert time.monotonic() < deadline, "it did not come to that"
         await asyncio.sleep(0.002)
+
+
+def all_dropped(recorder: Any, times: int = 100) -> None:
+    """Collect garbage until no call of ``recorder`` is open, ``times`` at most."""
+    for _ in range(times):
+        gc.collect()
+        if recorder.open_calls == 0:
+            break
+        time.sleep(0.02)
 
 
 @pytest.fixture

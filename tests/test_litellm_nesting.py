@@ -14,7 +14,7 @@ from typing import Any
 
 import litellm
 import pytest
-from conftest import Spans, until
+from conftest import Spans, all_dropped, until
 from crewai_cases import crew
 from fake_openai import fake_openai
 from opentelemetry import context as otel_context
@@ -322,11 +322,7 @@ def test_t14_a_stream_given_up_keeps_its_request(spans, recorder, server, calls)
     next(stream)
     assert recorder.open_calls == 1
     del stream
-    for _ in range(100):
-        gc.collect()
-        if recorder.open_calls == 0:
-            break
-        time.sleep(0.02)
+    all_dropped(recorder)
     call = assert_nested(spans)
     assert call.status.status_code is StatusCode.UNSET
     assert [one.outcome for one in calls] == ["abandoned"]

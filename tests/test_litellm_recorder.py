@@ -9,6 +9,7 @@ import weakref
 
 import litellm
 import pytest
+from conftest import all_dropped
 from litellm.integrations.custom_logger import CustomLogger
 from litellm.llms.custom_llm import CustomLLM
 from opentelemetry.trace import SpanKind, StatusCode
@@ -256,11 +257,7 @@ def test_t14_an_abandoned_stream_is_ended_when_it_dies(spans, recorder, calls) -
     next(stream)
     assert recorder.open_calls == 1
     del stream
-    for _ in range(100):
-        gc.collect()
-        if recorder.open_calls == 0:
-            break
-        time.sleep(0.02)
+    all_dropped(recorder)
     (span,) = settle(spans, 1)
     assert span.status.status_code is StatusCode.UNSET
     assert calls[0].outcome == "abandoned"

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import time
 from typing import Any
 
 import litellm
 import pytest
-from conftest import Spans, until
+from conftest import Spans, all_dropped, until
 from langchain_models import NamelessChat
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import END, START, MessagesState, StateGraph
@@ -240,11 +239,7 @@ def test_t14_an_abandoned_stream_stays_open(old, spans, logger) -> None:
         )
         next(stream)
         del stream
-        for _ in range(50):
-            gc.collect()
-            if recorder.open_calls == 0:
-                break
-            time.sleep(0.02)
+        all_dropped(recorder, 50)
         assert recorder.open_calls == 0
     time.sleep(0.2)
     assert len(logger.open) == 1

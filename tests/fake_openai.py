@@ -21,63 +21,95 @@ Answer = Callable[[dict[str, Any]], dict[str, Any] | str]
 class FakeOpenAI:
     base_url: str
     requests: list[dict[str, Any]] = field(default_factory=list)
+    #: How many requests from now on fail, and with which status.
+    failures: int = 0
+    status: int = 500
+    #: Whether the connection is lost in the middle of a stream.
+    cuts: bool = False
+
+    def fails(self) -> bool:
+        """Whether this request is one of those."""
+        self.failures -= 1
+        return self.failures >= 0
+
+    @property
+    def options(self) -> dict[str, str]:
+        """LiteLLM's, to ask it."""
+        return {"api_base": self.base_url, "api_key": "none"}
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: _Server
+
+    def do_POST(self) -> None:
+        fake = self.server.fake
+        request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        fake.requests.append(request)
+        if fake.fails():
+            self._send("application/json", "", status=fake.status)
+        elif self.path.endswith("/embeddings"):
+            self._send("application/json", json.dumps(embeddings(request)))
+        elif "/chat/" in self.path:
+            self._chat(request)
+        else:
+            self._complete(request)
+
+    def _chat(self, request: dict[str, Any]) -> None:
+        answer = self.server.answer
+        given = answer(request) if callable(answer) else answer
+        message = {"role": "assistant", "content": given} if isinstance(given, str) else given
+        if request.get("stream"):
+            self._stream(request, message)
+        else:
+            choice = {"index": 0, "message": message, "finish_reason": "stop"}
+            self._send("application/json", json.dumps(body(request, [choice], True)))
+
+    def _stream(self, request: dict[str, Any], message: dict[str, Any]) -> None:
+        lines = []
+        for word in (message.get("content") or "").split(" "):
+            choice = {"index": 0, "delta": {"content": word + " "}, "finish_reason": None}
+            lines.append(body(request, [choice], False))
+        lines.append(body(request, [{"index": 0, "delta": {}, "finish_reason": "stop"}], False))
+        lines.append(body(request, [], True))
+        text = "".join(f"data: {json.dumps(line)}\n\n" for line in lines) + "data: [DONE]\n\n"
+        self._send("text/event-stream", text, cut=self.server.fake.cuts)
+
+    def _complete(self, request: dict[str, Any]) -> None:
+        choice = {"index": 0, "text": "It is done.", "finish_reason": "stop"}
+        text = json.dumps(body(request, [choice], True) | {"object": "text_completion"})
+        streamed = bool(request.get("stream"))
+        kind = "text/event-stream" if streamed else "application/json"
+        self._send(kind, f"data: {text}\n\ndata: [DONE]\n\n" if streamed else text)
+
+    def _send(self, kind: str, text: str, status: int = 200, cut: bool = False) -> None:
+        data = text.encode()
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data[: len(data) // 2] if cut else data)
+        self.close_connection = cut
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def __init__(self, answer: Answer | str) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.answer = answer
+        self.fake = FakeOpenAI(f"http://127.0.0.1:{self.server_address[1]}/v1")
 
 
 @contextmanager
 def fake_openai(answer: Answer | str = "It is done.") -> Iterator[FakeOpenAI]:
     """Serve OpenAI's completions and embeddings; ``answer``: a text or a function of a request."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            fake.requests.append(request)
-            if self.path.endswith("/embeddings"):
-                self._send("application/json", json.dumps(embeddings(request)))
-                return
-            if "/chat/" not in self.path:
-                self._complete(request)
-                return
-            given = answer(request) if callable(answer) else answer
-            message = {"role": "assistant", "content": given} if isinstance(given, str) else given
-            if request.get("stream"):
-                self._stream(request, message)
-            else:
-                choice = {"index": 0, "message": message, "finish_reason": "stop"}
-                self._send("application/json", json.dumps(body(request, [choice], True)))
-
-        def _stream(self, request: dict[str, Any], message: dict[str, Any]) -> None:
-            lines = []
-            for word in (message.get("content") or "").split(" "):
-                choice = {"index": 0, "delta": {"content": word + " "}, "finish_reason": None}
-                lines.append(body(request, [choice], False))
-            lines.append(body(request, [{"index": 0, "delta": {}, "finish_reason": "stop"}], False))
-            lines.append(body(request, [], True))
-            text = "".join(f"data: {json.dumps(line)}\n\n" for line in lines) + "data: [DONE]\n\n"
-            self._send("text/event-stream", text)
-
-        def _complete(self, request: dict[str, Any]) -> None:
-            choice = {"index": 0, "text": "It is done.", "finish_reason": "stop"}
-            text = json.dumps(body(request, [choice], True) | {"object": "text_completion"})
-            streamed = bool(request.get("stream"))
-            kind = "text/event-stream" if streamed else "application/json"
-            self._send(kind, f"data: {text}\n\ndata: [DONE]\n\n" if streamed else text)
-
-        def _send(self, kind: str, text: str) -> None:
-            data = text.encode()
-            self.send_response(200)
-            self.send_header("Content-Type", kind)
-            self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
-
-        def log_message(self, *args: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    fake = FakeOpenAI(f"http://127.0.0.1:{server.server_address[1]}/v1")
+    server = _Server(answer)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
-        yield fake
+        yield server.fake
     finally:
         server.shutdown()
         server.server_close()

@@ -18,12 +18,12 @@ shared=(test_recorder test_hooks test_content test_metrics test_export test_inst
   test_one_llm_span)
 langchain=(test_langchain_recorder test_langchain_nesting test_langchain_graphs
   test_langchain_broken_off test_langchain_coverage test_langchain_model test_litellm_recorder
-  test_litellm_real_http test_litellm_bad_input)
+  test_litellm_retries test_litellm_real_http test_litellm_bad_input)
 crewai=(test_crewai_recorder test_crewai_coverage test_crewai_instrument test_crewai_old_way
   test_crewai_old_way_trees test_crewai_old_way_content test_crewai_old_way_program
   test_crewai_llm_kinds test_crewai_swap test_crewai_slm
-  test_litellm_crewai test_conformance test_spending test_local_facts test_traps
-  test_tool_timeouts)
+  test_litellm_crewai test_litellm_nesting test_conformance test_spending test_local_facts
+  test_traps test_tool_timeouts)
 
 environment() { # name resolution extra ...
   local name=$1 resolution=$2 extras=()
@@ -37,7 +37,8 @@ environment() { # name resolution extra ...
   "$uv" pip install -q --python "$dir/$name" -r "$dir/$name.txt" || return 1
   # The tools that run the tests are not what is tested: any release that fits.
   "$uv" pip install -q --python "$dir/$name" -r "$dir/$name.txt" \
-    'pytest>=8' 'pytest-asyncio>=1.0' 'hypothesis>=6' 'langchain-openai>=1.0' pyyaml || return 1
+    'pytest>=8' 'pytest-asyncio>=1.0' 'hypothesis>=6' 'langchain-openai>=1.0' pyyaml \
+    'opentelemetry-instrumentation-httpx>=0.50b0' || return 1
 }
 
 failed=0

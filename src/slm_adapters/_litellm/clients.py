@@ -8,9 +8,7 @@ our span comes later.
 from __future__ import annotations
 
 import functools
-import importlib
 import inspect
-import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, aclosing
 from typing import Any
@@ -19,10 +17,9 @@ from opentelemetry.context import Context
 
 from ..telemetry import suppression
 from ..telemetry.current import get_context, set_context, switched_to
-from ..telemetry.harmless import warn_once
-from . import together
+from . import together, wrapping
 
-__all__ = ["hush", "unhush"]
+__all__ = ["install"]
 
 #: Whoever calls OpenAI's client, or LiteLLM's own without saying for which call. The
 #: ``completion``s and alike fire the pre-call hook themselves.
@@ -59,68 +56,12 @@ _END: Any = object()
 _Within = Callable[[Mapping[str, Any], Context], Context]
 _Being = Callable[[Mapping[str, Any]], AbstractContextManager[None]]
 
-_lock = threading.RLock()
-_users = 0
-_put: list[tuple[Any, str, Any, Any]] = []
 
-
-def hush() -> None:
-    """Wrap the places where LiteLLM calls such a client; each ``unhush()`` undoes one of these."""
-    global _users
-    with _lock:
-        _users += 1
-        if _users == 1:
-            _install()
-
-
-def unhush() -> None:
-    """The last one puts LiteLLM's own methods back."""
-    global _users
-    with _lock:
-        _users -= 1
-        if _users:
-            return
-        for owner, name, original, wrapped in _put:
-            # Somebody else's wrapper over ours stays.
-            if vars(owner).get(name) is wrapped:
-                setattr(owner, name, original)
-        _put.clear()
-
-
-def _install() -> None:
-    missing = [
-        *_wrap_all(_PLACES, functools.partial(_around, _hushed)),
-        *_wrap_all(_HTTP_PLACES, functools.partial(_around, _nested)),
-        *_wrap_all(_PRE_CALL, _before_client),
-    ]
-    if missing:
-        warn_once(
-            "this litellm version",
-            f"slm-adapters: this litellm version is unknown: it has no {', '.join(missing)}. "
-            "Calls are recorded; an instrumented client may add a second span to them, and HTTP "
-            "spans may stand beside them.",
-        )
-
-
-def _wrap_all(
-    places: Mapping[str, tuple[str, ...]], wrap: Callable[[Callable[..., Any]], Any]
-) -> Iterator[str]:
-    """Wrap the methods of ``places``; yields those that are not there."""
-    for place, names in places.items():
-        module, _, kind = place.partition(":")
-        try:
-            owner = getattr(importlib.import_module(f"litellm.{module}"), kind)
-        except (ImportError, AttributeError):
-            yield place
-            continue
-        for name in names:
-            original = vars(owner).get(name)
-            if original is None:
-                yield f"{place}.{name}"
-                continue
-            wrapped = wrap(original)
-            setattr(owner, name, wrapped)
-            _put.append((owner, name, original, wrapped))
+def install() -> Iterator[str]:
+    """Wrap the places where LiteLLM asks a client; yields those that this version has not."""
+    yield from wrapping.wrap(_PLACES, functools.partial(_around, _hushed))
+    yield from wrapping.wrap(_HTTP_PLACES, functools.partial(_around, _nested))
+    yield from wrapping.wrap(_PRE_CALL, _before_client)
 
 
 # Where to be

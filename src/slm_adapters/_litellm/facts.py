@@ -10,10 +10,12 @@ from urllib.parse import urlsplit
 
 import litellm
 
+from ..calls import Usage
 from ..telemetry import semconv
 from ..telemetry.recorder import OpenCall
+from . import convert, served
 
-__all__ = ["cost_of", "enrich", "json_format", "owner_of", "server_of"]
+__all__ = ["enrich", "finish", "json_format", "owner_of", "price_of", "server_of"]
 
 
 def owner_of(kwargs: dict[str, Any]) -> object | None:
@@ -45,10 +47,46 @@ def enrich(outer: OpenCall, kwargs: Mapping[str, Any], response: Any) -> None:
         outer.fields["response_id"] = identifier
 
 
-def cost_of(kwargs: Mapping[str, Any]) -> float | None:
+def finish(call: OpenCall, kwargs: Mapping[str, Any], response: Any, end: Any) -> None:
+    """End ``call`` with what LiteLLM tells of its success."""
+    streamed = bool(kwargs.get("stream"))
+    if streamed:
+        call.first_chunk_ns = convert.nanoseconds(kwargs.get("completion_start_time"))
+    cost = _cost_of(kwargs)
+    if cost is not None:
+        call.fields.update(cost=cost, cost_source="litellm")
+    call.attributes.update(served.facts_of(kwargs))
+    asked = (kwargs.get("stream_options") or {}).get("include_usage")
+    local = kwargs.get("custom_llm_provider") == served.PROVIDER
+    # Without being asked for, a stream's counts may be LiteLLM's own.
+    usage = convert.usage_from(response, exact=local or not streamed or bool(asked))
+    if kwargs.get("cache_hit"):
+        usage = Usage(0, 0)  # LiteLLM's own cache: the counts are those of an earlier call
+    call.finish(
+        convert.replies_from(response),
+        usage,
+        response_model=getattr(response, "model", None),
+        response_id=getattr(response, "id", None),
+        end_ns=convert.nanoseconds(end),
+    )
+
+
+def _cost_of(kwargs: Mapping[str, Any]) -> float | None:
     """US dollars by LiteLLM's prices; it says 0 of a model that it knows without a price."""
     cost: float | None = kwargs.get("response_cost")
     return None if cost == 0 and not _has_price(kwargs) else cost
+
+
+def price_of(response: Any, kwargs: Mapping[str, Any]) -> float | None:
+    """US dollars of a response whose price LiteLLM has not reckoned."""
+    with contextlib.suppress(Exception):  # it raises a bare one where it knows no price
+        cost: float = litellm.completion_cost(
+            response,
+            model=kwargs.get("model"),
+            custom_llm_provider=kwargs.get("custom_llm_provider"),
+        )
+        return cost
+    return None
 
 
 def _has_price(kwargs: Mapping[str, Any]) -> bool:

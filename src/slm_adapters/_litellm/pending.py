@@ -31,7 +31,8 @@ class Pending:
     """A call whose outcome is not known yet. Retries share the id, and so this."""
 
     __slots__ = (
-        "attempts", "call", "context", "details", "outer", "owners", "reported", "started_ns",
+        "attempts", "call", "context", "details", "failure", "outer", "owners", "reported",
+        "retrying", "started_ns",
     )  # fmt: skip
 
     def __init__(self, details: Mapping[str, Any]) -> None:
@@ -43,6 +44,10 @@ class Pending:
         #: Ours, where a client had to be asked inside it.
         self.call: OpenCall | None = None
         self.attempts, self.reported = 1, False
+        #: Whether LiteLLM retries it now.
+        self.retrying = False
+        #: The first failure that was told and may not be the end, and when it was.
+        self.failure: tuple[str, int | None] | None = None
         self.owners: list[object] = []
         self.started_ns = time.time_ns()
 
@@ -57,7 +62,8 @@ class Pending:
         params = kwargs.get("optional_params") or {}
         wanted = recorder.wants_content
         provider, local = served.provider_of(kwargs)
-        started = convert.nanoseconds(start or kwargs.get("start_time"))
+        # LiteLLM tells when the last attempt began.
+        told = convert.nanoseconds(start or kwargs.get("start_time"))
         # In the caller's context: its span is the parent, its labels are the call's.
         return self.context.run(
             recorder.open,
@@ -70,7 +76,7 @@ class Pending:
             tools=convert.tools_from(params) if wanted else (),
             response_format=json_format(params.get("response_format")),
             streamed=bool(kwargs.get("stream")),
-            started_ns=started or self.started_ns,
+            started_ns=min(told or self.started_ns, self.started_ns),
             attempt=self.attempts,
             in_process=local,
             beside=beside,

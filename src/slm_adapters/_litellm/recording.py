@@ -18,13 +18,13 @@ import litellm
 from litellm.integrations.custom_logger import CustomLogger
 from opentelemetry.context import Context
 
-from ..calls import Outcome, Usage
+from ..calls import Outcome
 from ..recording import CallRecorderBase
 from ..telemetry.harmless import harmless
 from ..telemetry.lifetimes import Lifetimes
-from ..telemetry.recorder import OpenCall
-from . import clients, convert, served, together, untold
-from .facts import cost_of, enrich, owner_of, server_of
+from ..telemetry.recorder import OpenCall, error_type
+from . import clients, convert, retries, together, untold, wrapping
+from .facts import enrich, finish, owner_of, price_of, server_of
 from .pending import OPERATIONS, Pending
 
 __all__ = ["CallRecorder"]
@@ -51,9 +51,9 @@ class CallRecorder(CallRecorderBase, CustomLogger):  # type: ignore[misc]
         self._lock = threading.RLock()
         self.closed = self._is_seen = False
         self._since_ns = time.time_ns()
-        clients.hush()
-        self._unhush = weakref.finalize(self, clients.unhush)
-        self._unhush.atexit = False
+        wrapping.put(clients.install, retries.install)
+        self._take_back = weakref.finalize(self, wrapping.take_back)
+        self._take_back.atexit = False
         together.join(self)
         self._enlist()
 
@@ -90,7 +90,7 @@ class CallRecorder(CallRecorderBase, CustomLogger):  # type: ignore[misc]
         Calls that were answered and that LiteLLM has not reported yet are ended when it does.
         """
         self.closed = True
-        self._unhush()
+        self._take_back()
         self._lifetimes.settle()
         for key, pending in list(self._pending.items()):
             if pending.reported or not untold.is_answered(pending.details):
@@ -112,6 +112,39 @@ class CallRecorder(CallRecorderBase, CustomLogger):  # type: ignore[misc]
         for listeners in _lists():
             if self not in listeners:
                 listeners.append(self)
+
+    # Its retries, see `together`
+
+    @harmless("LiteLLM's retries")
+    def retrying(self, call_id: str) -> None:
+        pending = self._pending.get(call_id)
+        if pending is not None:
+            pending.retrying = True
+
+    @harmless("LiteLLM's answer after retries")
+    def retried(self, call_id: str, answer: Any) -> None:
+        pending = self._pending.get(call_id)
+        if pending is None:
+            return
+        pending.retrying, pending.failure = False, None
+        details = pending.details
+        if details.get("stream"):
+            return
+        # That of a synchronous call is about to be reported.
+        pending.details = details = {**details, "log_event_type": untold.ANSWERED}
+        if answer is not None:
+            cost = {"response_cost": price_of(answer, details)}
+            self._succeeded({**details, **cost}, answer, None, time.time())
+
+    @harmless("LiteLLM's failure after retries")
+    def failed_for_good(self, call_id: str, error: BaseException | None) -> None:
+        pending = self._pending.get(call_id)
+        if pending is None or pending.reported or not (pending.retrying or pending.failure):
+            return
+        told, when_ns = pending.failure or ("_OTHER", None)
+        if pending.retrying:
+            when_ns = time.time_ns()
+        self._fail(pending, pending.details, told if error is None else error, when_ns)
 
     # LiteLLM calls these by keyword, with exactly these names
 
@@ -170,32 +203,7 @@ class CallRecorder(CallRecorderBase, CustomLogger):  # type: ignore[misc]
         if pending.outer is not None:
             enrich(pending.outer, kwargs, response)
         else:
-            self._finish(pending, kwargs, response, start, end)
-
-    def _finish(
-        self, pending: Pending, kwargs: dict[str, Any], response: Any, start: Any, end: Any
-    ) -> None:
-        call = self._ending(pending, kwargs, start, "finished")
-        streamed = bool(kwargs.get("stream"))
-        if streamed:
-            call.first_chunk_ns = convert.nanoseconds(kwargs.get("completion_start_time"))
-        cost = cost_of(kwargs)
-        if cost is not None:
-            call.fields.update(cost=cost, cost_source="litellm")
-        call.attributes.update(served.facts_of(kwargs))
-        asked = (kwargs.get("stream_options") or {}).get("include_usage")
-        local = kwargs.get("custom_llm_provider") == served.PROVIDER
-        # Without being asked for, a stream's counts may be LiteLLM's own.
-        usage = convert.usage_from(response, exact=local or not streamed or bool(asked))
-        if kwargs.get("cache_hit"):
-            usage = Usage(0, 0)  # LiteLLM's own cache: the counts are those of an earlier call
-        call.finish(
-            convert.replies_from(response),
-            usage,
-            response_model=getattr(response, "model", None),
-            response_id=getattr(response, "id", None),
-            end_ns=convert.nanoseconds(end),
-        )
+            finish(self._ending(pending, kwargs, start, "finished"), kwargs, response, end)
 
     def _failed(self, kwargs: dict[str, Any], start: Any, end: Any) -> None:
         if not self._is_ours(kwargs, start):
@@ -203,16 +211,33 @@ class CallRecorder(CallRecorderBase, CustomLogger):  # type: ignore[misc]
         key = str(kwargs.get("litellm_call_id"))
         with self._lock:
             pending = self._pending.setdefault(key, Pending(kwargs))
+        error, began = kwargs.get("exception") or "_OTHER", convert.nanoseconds(start)
+        pending.started_ns = min(began or pending.started_ns, pending.started_ns)
+        when_ns = convert.nanoseconds(end)
+        if not pending.retrying and not retries.may_follow(kwargs):
+            self._fail(pending, kwargs, error, when_ns)
+        elif pending.failure is None:
+            pending.failure = (error_type(error), when_ns)
+            # The exception, by its traceback, would keep the call's owner alive.
+            pending.details = {k: v for k, v in kwargs.items() if k != "exception"}
+
+    def _fail(
+        self,
+        pending: Pending,
+        kwargs: Mapping[str, Any],
+        error: BaseException | str,
+        when_ns: int | None,
+    ) -> None:
+        with self._lock:
             if pending.reported:
                 return
-            # Kept: a retry may follow under the same id, with no failure of its own reported.
+            # Kept: LiteLLM may tell more of it under the same id.
             pending.reported = True
-            # LiteLLM's dict of the call holds the prompt, and is not needed any more.
-            pending.details = {}
         if pending.outer is None:
-            error = kwargs.get("exception") or "_OTHER"
-            call = self._ending(pending, kwargs, start, "failed")
-            call.fail(error, end_ns=convert.nanoseconds(end))
+            call = self._ending(pending, kwargs, None, "failed")
+            call.fail(error, end_ns=when_ns)
+        # LiteLLM's dict of the call holds the prompt, and is not needed any more.
+        pending.details, pending.failure = {}, None
 
     def _is_ours(self, kwargs: dict[str, Any], start: Any) -> bool:
         """Whether the call is of a known kind and began while this recorder listened."""
@@ -249,8 +274,11 @@ class CallRecorder(CallRecorderBase, CustomLogger):  # type: ignore[misc]
         if pending is None or pending.reported or pending.outer is not None:
             return
         details = pending.details
+        if pending.failure is not None:
+            self._fail(pending, details, *pending.failure)
+            return
         call = self._ending(pending, details, None, "abandoned")
-        if details.get("stream"):
+        if details.get("stream") or untold.is_answered(details):
             call.abandon(end_ns=when_ns)
         else:
             call.fail(_CANCELLED, end_ns=when_ns)

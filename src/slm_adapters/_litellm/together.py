@@ -12,7 +12,10 @@ from opentelemetry.context import Context
 from ..calls import Outcome
 from ..telemetry.recorder import OpenCall
 
-__all__ = ["Ending", "Made", "inside", "join", "leave", "made_by_another", "remember"]
+__all__ = [
+    "Ending", "Made", "failed_for_good", "inside", "join", "leave", "made_by_another", "remember",
+    "retried", "retrying",
+]  # fmt: skip
 
 #: LiteLLM's id of a call, which its retries share, and how this one ended, if it did.
 Ending: TypeAlias = tuple[str, Outcome | None]
@@ -45,13 +48,34 @@ def leave(recorder: Any) -> None:
 
 def inside(call_id: str) -> Context | None:
     """The context inside a call under way, of the first recorder that has it; see its `inside`."""
-    with _lock:
-        recorders = list(_recorders)
-    for recorder in recorders:
+    for recorder in _all():
         context: Context | None = recorder.inside(call_id)
         if context is not None:
             return context
     return None
+
+
+def retrying(call_id: str) -> None:
+    """LiteLLM makes attempts of this call now: no failure is its end."""
+    for recorder in _all():
+        recorder.retrying(call_id)
+
+
+def retried(call_id: str, answer: Any = None) -> None:
+    """One of them succeeded. ``answer``: where LiteLLM does not report it."""
+    for recorder in _all():
+        recorder.retried(call_id, answer)
+
+
+def failed_for_good(call_id: str, error: BaseException | None = None) -> None:
+    """No attempt follows. The call failed with ``error``, else with the failure that was told."""
+    for recorder in _all():
+        recorder.failed_for_good(call_id, error)
+
+
+def _all() -> list[Any]:
+    with _lock:
+        return list(_recorders)
 
 
 def remember(recorder: Any, ending: Ending, call: OpenCall) -> None:

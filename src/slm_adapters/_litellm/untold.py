@@ -15,10 +15,11 @@ from litellm.litellm_core_utils import logging_worker
 
 from ..telemetry.harmless import harmless
 
-__all__ = ["is_answered", "tell_before_exit", "tell_what_is_stranded"]
+__all__ = ["ANSWERED", "is_answered", "tell_before_exit", "tell_what_is_stranded"]
 
-#: The second one while a thread of LiteLLM's is about to report it.
-_ANSWERED = ("post_api_call", "successful_api_call")
+ANSWERED = "post_api_call"
+#: While a thread of LiteLLM's is about to report it.
+_REPORTED = "successful_api_call"
 
 
 def is_answered(details: Mapping[str, Any]) -> bool:
@@ -26,7 +27,7 @@ def is_answered(details: Mapping[str, Any]) -> bool:
 
     A stream that nobody reported is not known to be at its end.
     """
-    return not details.get("stream") and details.get("log_event_type") in _ANSWERED
+    return not details.get("stream") and details.get("log_event_type") in (ANSWERED, _REPORTED)
 
 
 @harmless("LiteLLM's queue of a loop that ended")

@@ -131,3 +131,18 @@ def test_t24_an_overlay_puts_a_role_on_an_slm_without_touching_the_crew(monkeypa
         assert "END" in request.stop
         assert [offered.name for offered in request.tools] == ["look_up"]
     assert len(engine.requests) == 2
+
+
+@pytest.mark.parametrize("through", [True, False], ids=["litellm", "native"])
+def test_a_model_has_one_name_however_it_is_reached(spans, through) -> None:
+    """As under LiteLLM's own recorder: without the provider, which has an attribute."""
+    with fake_openai("Final Answer: done") as fake:
+        name = "gpt-4o-mini" if not through else "openai/gpt-4o-mini"
+        address = {"base_url": fake.base_url, "api_key": "none"}
+        hosted = crewai.LLM(model=name, is_litellm=through, **address)
+        with slm_adapters.crewai.CallRecorder(tracer_provider=spans.provider):
+            assert kickoff(hosted) == "done"
+            (span,) = chats(spans, 1)
+    assert span.name == "chat gpt-4o-mini"
+    assert span.attributes["gen_ai.request.model"] == "gpt-4o-mini"
+    assert span.attributes["gen_ai.provider.name"] == "openai"

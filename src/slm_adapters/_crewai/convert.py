@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ __all__ = [
     "finish_reason",
     "low_cardinality",
     "messages_of",
+    "model_of",
     "params_of",
     "provider_of",
     "react_tools_of",
@@ -226,6 +228,16 @@ def provider_of(llm: Any) -> str | None:
         prefix, slash, _ = str(getattr(llm, "model", "")).partition("/")
         provider = prefix.lower() if slash else ""
     return _PROVIDERS.get(provider, provider) or None
+
+
+def model_of(name: Any, llm: Any) -> Any:
+    """``name`` without LiteLLM's prefix for the provider, as every other way to it is named."""
+    if not getattr(llm, "is_litellm", False) or not isinstance(name, str):
+        return name
+    prefix, _, rest = name.partition("/")
+    litellm = sys.modules.get("litellm")
+    known = litellm is not None and prefix in litellm.provider_list
+    return rest if rest and known else name
 
 
 def runs_here(llm: Any) -> bool:

@@ -86,13 +86,13 @@ def _agent(start: Start) -> OpenSpan:
 def _call(start: Start) -> OpenCall:
     event, scope, source = start.event, start.scope, start.source
     facts, attempt = facts_for(source, event.call_id), scope.boundary
-    content = start.recorder.wants_content
+    content, named = start.recorder.wants_content, getattr(source, "model", None)
     if facts is not None:
         facts.recorded = True
     return start.recorder.open(
         framework="crewai",
         provider=facts.provider if facts else convert.provider_of(source),
-        model=facts.model if facts else event.model or getattr(source, "model", None),
+        model=facts.model if facts else convert.model_of(event.model or named, source),
         params=convert.params_of(event),
         messages=convert.messages_of(event.messages) if content else (),
         tools=convert.tools_of(event.tools) if content else (),
@@ -117,7 +117,7 @@ def open_silent_call(recorder: Recorder, attempt: guards.Attempt, parent: Scope 
     return recorder.open(
         framework="crewai",
         provider=convert.provider_of(llm),
-        model=getattr(llm, "model", None),
+        model=convert.model_of(getattr(llm, "model", None), llm),
         params=convert.params_of(llm),
         messages=convert.messages_of(arguments.get("messages")) if content else (),
         tools=convert.tools_of(arguments.get("tools")) if content else (),

@@ -14,7 +14,7 @@ import slm_adapters.langchain
 import slm_adapters.litellm
 from slm_adapters.calls import Usage
 from slm_adapters.engine.engine import Completion, Timings
-from slm_adapters.telemetry.spending import EnergyMeter
+from slm_adapters.telemetry.energy import EnergyMeter
 from slm_adapters.testing import ScriptedModel
 
 QUESTION = [{"role": "user", "content": "q"}]

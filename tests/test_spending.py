@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 import types
+from collections import Counter
+from typing import ClassVar
 
+import litellm
 import pytest
 from crewai_cases import HostedLLM
 from langchain_core.caches import InMemoryCache
 from langchain_models import HostedChat
 
+import slm_adapters.litellm
 from slm_adapters.calls import Usage
 from slm_adapters.crewai import CallRecorder as CrewRecorder
 from slm_adapters.langchain import CallRecorder, ChatSLM
+from slm_adapters.telemetry.energy import EnergyMeter
 from slm_adapters.telemetry.recorder import Recorder
 from slm_adapters.telemetry.semconv import DEVICE
-from slm_adapters.telemetry.spending import EnergyMeter, cost
+from slm_adapters.telemetry.spending import cost
 from slm_adapters.testing import ScriptedModel
 
 PRICES = {"gpt-4.1": (2.0, 8.0, 0.5), "gpt-4.1-mini": (0.4, 1.6), "hosted": (1.0, 10.0)}
@@ -110,31 +116,95 @@ def test_energy_is_never_guessed(powercap, monkeypatch, tmp_path) -> None:
     meter = EnergyMeter(powercap)
     before = meter.read()
     (powercap / "intel-rapl:0" / "energy_uj").write_text("5")
-    assert meter.spent(before, "cpu") is None
+    assert meter.spent(before, meter.read(), "cpu") is None
     (powercap / "intel-rapl:0" / "energy_uj").write_text("not a number")
-    assert meter.spent(before, "cpu") is None
-    monkeypatch.delitem(sys.modules, "pynvml", raising=False)
-    assert meter.spent(before, "cuda:0") is None
+    assert meter.spent(before, meter.read(), "cpu") is None
+    assert meter.spent(before, meter.read(), "cuda:0") is None
     assert Recorder().energy is None
 
 
-def test_gpu_energy_comes_from_nvml(monkeypatch, tmp_path) -> None:
-    """Millijoules of all GPUs, for a call that ran on one."""
-    counter = [4000]
-    nvml = types.SimpleNamespace(
-        nvmlDeviceGetCount=lambda: 1,
-        nvmlDeviceGetHandleByIndex=lambda index: index,
-        nvmlDeviceGetTotalEnergyConsumption=lambda handle: counter[0],
-    )
+class Nvml:
+    """Stands in for NVIDIA's library: two GPUs, in another order than PyTorch counts them."""
+
+    joules: ClassVar[dict[str, float]] = {"b": 100.0, "a": 4.0}
+
+    def nvmlInit(self) -> None: ...
+
+    def nvmlDeviceGetCount(self) -> int:
+        return 2
+
+    def nvmlDeviceGetHandleByIndex(self, index: int) -> str:
+        return list(self.joules)[index]
+
+    def nvmlDeviceGetUUID(self, handle: str) -> str:
+        return f"GPU-{handle}"
+
+    def nvmlDeviceGetTotalEnergyConsumption(self, handle: str) -> float:
+        return self.joules[handle] * 1e3
+
+
+def test_gpu_energy_is_that_of_the_model_s_own_gpu(monkeypatch, tmp_path) -> None:
+    """Not of all GPUs of the machine; a real counter is read in the tests that need a GPU."""
+    nvml = Nvml()
     monkeypatch.setitem(sys.modules, "pynvml", nvml)
+    properties = [types.SimpleNamespace(uuid="a"), types.SimpleNamespace(uuid="b")]
+    cuda = types.SimpleNamespace(
+        is_initialized=lambda: True,
+        device_count=lambda: 2,
+        memory_reserved=lambda index: 1,
+        get_device_properties=lambda index: properties[index],
+    )
+    monkeypatch.setitem(sys.modules, "torch", types.SimpleNamespace(cuda=cuda))
     calls = []
     recorder = Recorder(hooks=[calls.append])
     recorder.energy = EnergyMeter(tmp_path)
     call = recorder.open(framework="test", model="m", in_process=True)
     call.note(**{DEVICE: "cuda:0"})
-    counter[0] = 9000
+    monkeypatch.setattr(nvml, "joules", {"b": 150.0, "a": 9.0})
     call.finish()
     assert (calls[0].energy_j, calls[0].energy_source) == (5.0, "nvml")
+
+
+def test_asking_for_energy_that_cannot_be_read_says_so_once(tmp_path, caplog, monkeypatch) -> None:
+    """With what to do; the calls have no figure."""
+    monkeypatch.setattr("slm_adapters.telemetry.harmless._counts", Counter())
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    recorder = Recorder()
+    recorder.energy = EnergyMeter(tmp_path)
+    for device in ["cpu", "cuda:0"] * 2:
+        call = recorder.open(framework="test", model="m", in_process=True)
+        call.note(**{DEVICE: device})
+        call.finish()
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) == 2
+    assert "chmod" in said[0]
+    assert "pip install nvidia-ml-py" in said[1]
+
+
+def test_litellm_s_energy_is_read_around_the_call(powercap) -> None:
+    """It reports a call later, when more was spent; that is not the call's."""
+    package = powercap / "intel-rapl:1" / "energy_uj"
+
+    def answer(request):
+        package.write_text("3500000")
+        return "local"
+
+    calls = []
+    slm_adapters.litellm.register({"local": ScriptedModel(answer)})
+    try:
+        with slm_adapters.litellm.CallRecorder(hooks=[calls.append]) as recorder:
+            recorder.recorder.energy = EnergyMeter(powercap)
+
+            async def ask() -> None:
+                await litellm.acompletion(
+                    model="slm/local", messages=[{"role": "user", "content": "q"}]
+                )
+                package.write_text("90000000")
+
+            asyncio.run(ask())
+    finally:
+        slm_adapters.litellm.unregister()
+    assert (calls[0].energy_j, calls[0].energy_source) == (2.5, "rapl")
 
 
 def test_cost_of_a_crewai_call(spans) -> None:

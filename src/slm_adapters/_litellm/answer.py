@@ -102,6 +102,8 @@ class Answer:
         check(self.request, completion)
         facts = span_facts(completion)
         served.remember(self.call_id, facts)
+        if self.engine.local:
+            together.answered(self.call_id)
         if self._outer is not None:
             self._outer.note(**facts)
         if self._ours is not None:

@@ -31,8 +31,8 @@ class Pending:
     """A call whose outcome is not known yet. Retries share the id, and so this."""
 
     __slots__ = (
-        "attempts", "call", "context", "details", "failure", "outer", "owners", "reported",
-        "retrying", "started_ns",
+        "attempts", "call", "context", "details", "energy", "energy_after", "failure", "outer",
+        "owners", "reported", "retrying", "started_ns",
     )  # fmt: skip
 
     def __init__(self, details: Mapping[str, Any]) -> None:
@@ -49,6 +49,9 @@ class Pending:
         #: The first failure that was told and may not be the end, and when it was.
         self.failure: tuple[str, int | None] | None = None
         self.owners: list[object] = []
+        #: The energy counters before it was asked, and after it answered: it is reported later.
+        self.energy: dict[str, float] | None = None
+        self.energy_after: dict[str, float] | None = None
         self.started_ns = time.time_ns()
 
     def open(
@@ -65,7 +68,7 @@ class Pending:
         # LiteLLM tells when the last attempt began.
         told = convert.nanoseconds(start or kwargs.get("start_time"))
         # In the caller's context: its span is the parent, its labels are the call's.
-        return self.context.run(
+        call = self.context.run(
             recorder.open,
             framework="litellm",
             operation=OPERATIONS[str(kwargs.get("call_type"))],
@@ -81,3 +84,6 @@ class Pending:
             in_process=local,
             beside=beside,
         )
+        if call.energy_before is not None:
+            call.energy_before, call.energy_after = self.energy, self.energy_after
+        return call

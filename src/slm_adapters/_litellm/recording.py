@@ -63,6 +63,13 @@ class CallRecorder(CallRecorderBase, CustomLogger):  # type: ignore[misc]
         self._lifetimes.settle()
         return sum(not pending.reported for pending in self._pending.values())
 
+    @harmless("the energy of a LiteLLM call")
+    def answered(self, call_id: str) -> None:
+        """A model of ours answered this call just now."""
+        pending = self._pending.get(call_id)
+        if pending is not None and self.recorder.energy is not None:
+            pending.energy_after = self.recorder.energy.read()
+
     @harmless("opening a LiteLLM call")
     def inside(self, call_id: str) -> Context | None:
         """The context inside a call under way, whose span is opened now if it was not yet.
@@ -162,6 +169,8 @@ class CallRecorder(CallRecorderBase, CustomLogger):  # type: ignore[misc]
         pending = self._pending.get(key)
         if pending is None:
             pending = self._pending[key] = Pending(kwargs)
+            if self.recorder.energy is not None:
+                pending.energy = self.recorder.energy.read()
             while len(self._pending) > _LIMIT:
                 self._end_open(next(iter(self._pending)), time.time_ns())
         else:

@@ -13,8 +13,8 @@ from ..calls import Outcome
 from ..telemetry.recorder import OpenCall
 
 __all__ = [
-    "Ending", "Made", "failed_for_good", "inside", "join", "leave", "made_by_another", "remember",
-    "retried", "retrying",
+    "Ending", "Made", "answered", "failed_for_good", "inside", "join", "leave", "made_by_another",
+    "remember", "retried", "retrying",
 ]  # fmt: skip
 
 #: LiteLLM's id of a call, which its retries share, and how this one ended, if it did.
@@ -53,6 +53,12 @@ def inside(call_id: str) -> Context | None:
         if context is not None:
             return context
     return None
+
+
+def answered(call_id: str) -> None:
+    """A model of ours answered this call, which LiteLLM reports later."""
+    for recorder in _all():
+        recorder.answered(call_id)
 
 
 def retrying(call_id: str) -> None:

@@ -128,6 +128,8 @@ class OpenCall(OpenSpan):
     learned: Any = None
     #: The energy counters when the call began, by source.
     energy_before: dict[str, float] | None = None
+    #: Those when it ended, if that is told later.
+    energy_after: dict[str, float] | None = None
     #: Whether its end says more than a span and a record do: metrics, energy, an outer call.
     says_more = False
 
@@ -228,7 +230,11 @@ class OpenCall(OpenSpan):
             usage = suppression.learned(self, usage)
         elif self.quiet:
             suppression.teach(self, usage)
-        if self.recorder.prices is not None or self.energy_before or "cost" in self.fields:
+        if (
+            self.recorder.prices is not None
+            or self.energy_before is not None
+            or "cost" in self.fields
+        ):
             self._spend(usage)
         kept: tuple[Reply, ...] = ()
         try:
@@ -254,9 +260,10 @@ class OpenCall(OpenSpan):
                 fields["cost"], fields["cost_source"] = price, "prices"
         if fields.get("cost") is not None:
             self.note(**{semconv.COST: fields["cost"], semconv.COST_SOURCE: fields["cost_source"]})
-        if self.energy_before and recorder.energy is not None:
+        if self.energy_before is not None and recorder.energy is not None:
             device = self.attributes.get(semconv.DEVICE)
-            spent = recorder.energy.spent(self.energy_before, device)
+            after = self.energy_after or recorder.energy.read()
+            spent = recorder.energy.spent(self.energy_before, after, device)
             if spent is not None:
                 fields["energy_j"], fields["energy_source"] = spent
                 self.note(**{semconv.ENERGY: spent[0], semconv.ENERGY_SOURCE: spent[1]})

@@ -21,11 +21,12 @@ from ..messages import Message, Tool
 from ..scope import NO_LABELS, current_scope
 from . import content, semconv, suppression
 from .current import get_context, switched_to
+from .energy import EnergyMeter
 from .harmless import note_failure
 from .hooks import CallHook, CompletionHook, Completions, sorted_out
 from .metrics import Metrics
 from .open_call import OpenCall, OpenSpan, error_type, global_hooks, new_call_id
-from .spending import EnergyMeter, Prices
+from .spending import Prices
 
 if TYPE_CHECKING:
     # What few recorders need is imported by those.

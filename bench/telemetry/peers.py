@@ -41,8 +41,9 @@ def is_llm(name, attributes):
         or a.get("gen_ai.operation.name") == "chat"
         or a.get("langsmith.span.kind") == "llm"
         or a.get("langfuse.observation.type") == "generation"
-        or "CHAT_MODEL" in str(a.get("mlflow.spanType"))
+        or str(a.get("mlflow.spanType")).strip('"') in ("CHAT_MODEL", "LLM")
         or name.endswith((".llm", ".llm_call"))
+        or name == "litellm_request"
         or name.startswith("chat ")
     )
 
@@ -272,8 +273,44 @@ def floor_inline(target, sw):
     return Setup(around=around)
 
 
+def _floor_logger(sw):
+    """The least a correct LiteLLM logger can do: the parent is the caller's span."""
+    import litellm
+    from litellm.integrations.custom_logger import CustomLogger
+    from opentelemetry.context import get_current
+
+    tracer = sw.tracer()
+
+    class Floor(CustomLogger):
+        def __init__(self):
+            super().__init__()
+            self.calls = {}
+
+        def log_pre_api_call(self, model, messages, kwargs):
+            self.calls[kwargs["litellm_call_id"]] = get_current(), time.time_ns()
+
+        def log_success_event(self, kwargs, response_obj, start_time, end_time):
+            call = self.calls.pop(kwargs["litellm_call_id"], None)
+            if call:
+                name = "chat canned-1"
+                s = tracer.start_span(name, context=call[0], attributes=TEN, start_time=call[1])
+                s.set_attributes(TEN_END)
+                s.end()
+
+        async def async_log_success_event(self, kwargs, response_obj, start_time, end_time):
+            self.log_success_event(kwargs, response_obj, start_time, end_time)
+
+        def log_failure_event(self, kwargs, response_obj, start_time, end_time):
+            self.calls.pop(kwargs["litellm_call_id"], None)
+
+    litellm.callbacks = [Floor()]
+    return Setup()
+
+
 def _floor_handler(content):
     def setup(target, sw):
+        if target == "litellm":
+            return _floor_logger(sw)
         from langchain_core.callbacks import BaseCallbackHandler
         from opentelemetry import trace
 
@@ -584,7 +621,7 @@ PEERS = {
     "noop-handler": ("base", {LC, CR, LL}, _noop(False), {}, "handler/listener that does nothing"),
     "noop-inline": ("base", {LC}, _noop(True), {}, "the same with run_inline=True"),
     "floor-otel": ("base", {LC, CR, LL}, floor_inline, {}, "bare OTel span + 10 attributes"),
-    "floor-handler": ("base", {LC}, _floor_handler(False), {}, "minimal callback tracer"),
+    "floor-handler": ("base", {LC, LL}, _floor_handler(False), {}, "minimal callback tracer"),
     "floor-content": (
         "base",
         {LC},

@@ -6,7 +6,7 @@ import json
 import random
 from pathlib import Path
 
-import instructions
+import counts
 import peers
 
 OURS = "slm-adapters"
@@ -27,7 +27,7 @@ IMPORT_WHERE = 267
 
 
 def render(R):
-    """The first table of a report: one row per target, judged by this run (a kickoff's: counted)."""
+    """The first table of a report: one row per target, judged by this run, or call by call, or counted."""
     rows = [row for make in ROWS for row in make(R)]
     if not rows:
         return ""
@@ -152,40 +152,6 @@ def closer(label, row, get, rivals=None, extra=None):
     return make
 
 
-def at_most(label, limit, unit, get, *, scale=1.0, digits=0, floor=None, where=None, extra=None):
-    """A median that must not exceed ``limit``; ``extra(R)``: (also required, its words).
-
-    ``where``: what the floor was on the machine that ``limit`` was set on. On a slower one the same
-    multiple of its own floor holds.
-    """
-
-    def make(R):
-        data = get(R)
-        if not data or not (data.get(OURS) or {}).get("added"):
-            return
-        us = data[OURS]
-        value, allowed, target = us["added"]["med"] * scale, limit, f"at most {limit} {unit}"
-        if where:
-            allowed = max(limit, limit / where * data[floor]["added"]["med"] * scale)
-            target += f" where the floor is {where}, {num(limit / where, 2)} x a higher floor"
-        also, words = extra(R) if extra else (True, "")
-        names = [n for n in data if n not in FLOORS + QUIET and not n.startswith(OURS)]
-        if extra:  # of spans: an integration that makes none here is no rival
-            names = [n for n in names if data[n].get("spans")]
-        rival = best(data, median, names)
-        cell = lambda n: spread((data.get(n) or {}).get("added"), digits, scale, f" {unit}")  # noqa: E731
-        yield (
-            label,
-            target,
-            cell(OURS) + (f"; {words}" if words else ""),
-            cell(floor) if floor else "–",
-            f"{rival[1]} {cell(rival[1])}" if rival else "–",
-            yes(value <= allowed and also),
-        )
-
-    return make
-
-
 def as_rows(spreads):
     """Plain spreads in the shape of the others."""
     return {n: {"added": s} for n, s in (spreads or {}).items()}
@@ -194,14 +160,6 @@ def as_rows(spreads):
 def agent_spans(R):
     spans = R["C"][OURS]["spans"]
     return spans == 4, f"{num(spans)} spans a run"
-
-
-def one_span(key):
-    def check(R):
-        spans = R[key][OURS]["spans"]
-        return spans == 1, f"{num(spans, 2)} spans a call"
-
-    return check
 
 
 def quantile(xs, part):
@@ -231,37 +189,48 @@ def verdict(low, high, limit):
     return "undecided" if low <= limit < high else yes(high <= limit)
 
 
-def kickoff(R):
-    """By what ``instructions.py`` counted: by time a kickoff wanders by more than all of them add."""
-    data = instructions.load()
-    what = "CrewAI kickoff, 2 agents and 2 tasks, instructions of all threads"
-    limit = instructions.TARGET_MS / instructions.CHEAPEST_MS
+def counted(name, what, cheapest, extra=None, beside=None):
+    """By what ``instructions.py`` counted: by time it wanders by more than an integration adds.
+
+    ``cheapest``: the words for the integrations that do as much. ``extra(counts)``: (also required,
+    its words). ``beside``: the floor, where that is not the bare spans.
+    """
+    op = counts.OPERATIONS[name]
     target = (
-        f"at most {instructions.TARGET_MS} ms where the cheapest integration with spans and tokens of "
-        f"model calls takes {instructions.CHEAPEST_MS}: {num(limit, 2)} x that one"
+        f"at most {op.target} {op.unit} where the cheapest integration with {cheapest} takes "
+        f"{op.cheapest}: {num(op.limit, 2)} x that one"
     )
-    if data is None:
-        yield what, target, "not counted: run instructions.py", "–", "–", "not counted"
-        return
 
-    def cell(name):
-        value, low, high = (x / 1e6 for x in instructions.added(data, name))
-        return f"{num(value, 2)} ({num(low, 2)}…{num(high, 2)}) million"
+    def make(R):
+        data, floor = op.load(), beside or counts.FLOOR
+        if data is None or not data.has(OURS, floor):
+            yield what, target, "not counted: run instructions.py", "–", "–", "not counted"
+            return
+        cell = lambda n: f"{data.millions(n)} million"  # noqa: E731
+        rival = data.rivals()[0]
+        value, low, high = data.ratio(OURS, rival)
+        added = data.added(OURS)[0]
+        part, here = added / data.plain(), added / data.rate()[0] * op.per_ms
+        also, words = extra(data) if extra else (True, "")
+        digits = 1 if op.per_ms == 1 else 0
+        yield (
+            what,
+            target,
+            f"{num(value, 2)} x ({num(low, 2)}…{num(high, 2)}): {cell(OURS)}, {part:.1%} of the "
+            f"{op.name}, about {num(here, digits)} {op.unit} here, "
+            f"{num(part * op.untraced, digits)} where that takes {op.untraced:,}"
+            + (f"; {words}" if words else ""),
+            cell(floor) + (f"; ours {num(data.ratio(OURS, floor)[0], 2)} x" if beside else ""),
+            f"{rival} {cell(rival)}",
+            verdict(low, high, op.limit) if also else yes(False),
+        )
 
-    rival = instructions.rivals(data)[0]
-    value, low, high = instructions.ratio(data, OURS, rival)
-    added = instructions.added(data, OURS)[0]
-    part, ms = added / instructions.plain(data), added / instructions.rate(data)[0]
-    yield (
-        what,
-        target,
-        f"{num(value, 2)} x ({num(low, 2)}…{num(high, 2)}): {cell(OURS)}, {part:.1%} of the kickoff, "
-        f"about {num(ms, 1)} ms here, {num(part * instructions.PLAIN_MS, 1)} where that takes "
-        f"{instructions.PLAIN_MS}",
-        cell("floor-otel"),
-        f"{rival} {cell(rival)}",
-        verdict(low, high, limit),
-    )
+    return make
+
+
+def one_span(data):
+    spans = data.counted[OURS]["spans"][0]
+    return spans == 1, f"{spans} span a call"
 
 
 def crew_truth(R):
@@ -431,15 +400,18 @@ ROWS = (
         "`create_agent` loop, one tool", "create_agent loop", lambda R: R.get("C"),
         extra=agent_spans,
     ),
-    kickoff,
-    crew_truth,
-    at_most(
-        "`litellm.completion`", 150, "µs", lambda R: R.get("E"), floor="floor-otel", where=115,
-        extra=one_span("E"),
+    counted(
+        "kickoff", "CrewAI kickoff, 2 agents and 2 tasks, instructions of all threads",
+        "spans and tokens of model calls",
     ),
-    at_most(
-        "`litellm.acompletion`", 150, "µs", lambda R: R.get("E_async"), floor="floor-otel", where=115,
-        extra=one_span("E_async"),
+    crew_truth,
+    counted(
+        "completion", "`litellm.completion`, instructions of all threads to the last report",
+        "a span and tokens of the call", one_span, "floor-handler",
+    ),
+    counted(
+        "acompletion", "`litellm.acompletion`, the same", "a span and tokens of the call", one_span,
+        "floor-handler",
     ),
     wire,
     concurrency,

@@ -16,11 +16,11 @@ __all__ = [
     "replies_from", "tool_choice_from", "tools_from", "usage_from", "usage_numbers",
 ]  # fmt: skip
 
-_PARAMS = (
+_PARAMS = frozenset((
     "temperature", "top_p", "top_k", "max_tokens", "max_completion_tokens", "seed", "stop", "n",
     "frequency_penalty", "presence_penalty", "tool_choice", "parallel_tool_calls",
     "encoding_format", "dimensions",
-)  # fmt: skip
+))  # fmt: skip
 _OTHERWISE = "configure a fallback in the LiteLLM router"
 
 
@@ -54,9 +54,11 @@ def _tool(tool: Mapping[str, Any]) -> Tool:
 
 def params_from(params: Mapping[str, Any]) -> dict[str, Any]:
     """The parameters worth recording: known names only, so no key or address slips in."""
-    if not params:
-        return {}
-    return {name: params[name] for name in _PARAMS if params.get(name) not in (None, [], {})}
+    return {
+        name: value
+        for name, value in params.items()
+        if name in _PARAMS and value not in (None, [], {})
+    }
 
 
 def replies_from(response: Any) -> tuple[Reply, ...]:

@@ -333,6 +333,20 @@ def test_an_llm_that_wraps_another_is_one_call(spans, recorder):
     assert [call.model for call in calls] == ["hosted"]
 
 
+def test_an_agent_s_llm_that_wraps_another_is_one_call(spans, recorder):
+    """Also where CrewAI's own internal flow is around it, and with a model of ours inside."""
+
+    class Wrapper(SilentLLM):
+        def call(self, messages, *_, **__):
+            return SLM(ScriptedModel(["in"])).call(messages)
+
+    crew(Wrapper(model="wrapper")).kickoff()
+    chat = spans.one("chat")
+    assert chat.name == "chat scripted"
+    assert spans.parent_name(chat) == "invoke_agent Researcher"
+    assert spans.one("invoke_agent").attributes["gen_ai.usage.output_tokens"] == 1
+
+
 def test_an_llm_that_asks_two_others_in_turn_is_two_calls(spans, recorder):
     """The second is no part of the first, which failed; both are the agent's."""
 

@@ -14,6 +14,14 @@ from typing import Any
 
 from ..telemetry.open_call import new_call_id
 
+try:
+    from crewai.events.event_context import get_current_parent_id
+except ImportError:  # a version without: the context says what is around
+
+    def get_current_parent_id() -> str | None:
+        return None
+
+
 __all__ = ["Answered", "Asked", "emits_nothing"]
 
 #: How a class emits the event, by whichever of CrewAI's ways.
@@ -24,13 +32,13 @@ class Asked:
     """Stands for the started event; the LLM itself has the parameters."""
 
     type = "llm_call_started"
-    parent_event_id = None
     #: Whether it streams to somebody is not known.
     stream = False
 
     def __init__(self, llm: Any, arguments: Mapping[str, Any]) -> None:
         self._llm = llm
         self.event_id = self.call_id = new_call_id()
+        self.parent_event_id = get_current_parent_id()
         self.messages, self.tools = arguments.get("messages"), arguments.get("tools")
         self.agent_role = getattr(arguments.get("from_agent"), "role", None)
 

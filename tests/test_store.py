@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
+import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -121,6 +123,35 @@ def test_t33_a_forked_child_writes_too(tmp_path) -> None:
     child.join(20)
     assert child.exitcode == 0
     assert [call.call_id for call in store] == ["1", "2"]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform has no fork")
+def test_t33_a_fork_in_the_middle_of_writing_loses_and_repeats_nothing(tmp_path) -> None:
+    """A child inherits neither what waits to be written nor a lock that nobody gives back."""
+    program = """
+import os, sys, time
+from slm_adapters import CallStore
+from slm_adapters.calls import Call
+from slm_adapters.telemetry.harmless import failure_counts
+
+store, children = CallStore(sys.argv[1]), []
+for turn in range(20):
+    for number in range(40):
+        store.write(Call(f"parent {turn} {number}", "crewai"))
+    time.sleep(0.002 * (turn % 5))
+    child = os.fork()
+    if child == 0:
+        store.write(Call(f"child {turn}", "crewai"))
+        store.close()
+        os._exit(1 if failure_counts() else 0)
+    children.append(child)
+codes = [os.waitpid(child, 0)[1] for child in children]
+store.close()
+print(len(store), sum(codes), failure_counts())
+"""
+    command = [sys.executable, "-c", program, str(tmp_path / "calls.db")]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert ran.stdout.strip() == "820 0 {}", ran.stderr
 
 
 @pytest.fixture(scope="module")

@@ -168,6 +168,19 @@ class Usage(Plain):
     def total_tokens(self) -> int:
         return self.input_tokens + self.output_tokens
 
+    def __add__(self, other: Usage) -> Usage:
+        def total(one: int | None, more: int | None) -> int | None:
+            return more if one is None else one + (more or 0)
+
+        return Usage(
+            self.input_tokens + other.input_tokens,
+            self.output_tokens + other.output_tokens,
+            total(self.cached_tokens, other.cached_tokens),
+            total(self.cache_write_tokens, other.cache_write_tokens),
+            total(self.reasoning_tokens, other.reasoning_tokens),
+            self.source,
+        )
+
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Reply(Plain):

@@ -36,8 +36,6 @@ class EventSink(Protocol):
 
     def unwind(self, boundary: guards.Boundary, error: BaseException) -> None: ...
 
-    def silent_call(self, attempt: guards.Attempt) -> None: ...
-
     def human(self, what: str) -> None: ...
 
 
@@ -98,7 +96,7 @@ def remove(sink: EventSink) -> None:
 def _install() -> None:
     global _tap, _replaced
     used = False
-    guards.install(sinks)
+    guards.install(sinks, _show_untold)
     try:
         original = crewai_event_bus.emit
 
@@ -137,6 +135,10 @@ def _passed_by(source: Any, event: Any) -> None:
             return
         _use_listeners()
     _overheard(source, event)
+
+
+def _show_untold(source: Any, event: Any, at_ns: int, ambient: Context) -> None:
+    _show(source, event, Moment(at_ns, ambient, synchronous=not listening.active()))
 
 
 def _overheard(source: Any, event: Any) -> None:

@@ -19,6 +19,7 @@ from .bus import Moment
 from .scopes import AGENTS, Scope, Scopes
 from .starts import Start
 from .tables import ENDS, FAILED, HUMAN, STARTS, THOUGHT
+from .untold import Asked
 
 __all__ = ["EventRecorder"]
 
@@ -57,6 +58,9 @@ class EventRecorder:
     def _start(self, kind: str, source: Any, event: Any, moment: Moment) -> None:
         marked = self._marked(moment.ambient)
         scope = Scope(kind, event, source, self._parent(event, marked))
+        if scope.parent is not None and scope.parent.guessed and kind == "llm_call_started":
+            self._hand_over(scope.parent, scope, event, source)
+            return
         opener = spans.OPENERS.get(kind)
         if opener is not None:
             recorder, context = self.recorder, self._context_for(scope.parent, marked, moment)
@@ -66,12 +70,24 @@ class EventRecorder:
                 context = get_context() if moment.synchronous else context
             scope.opened = opener(Start(recorder, source, event, scope, context, moment.at_ns))
             if isinstance(scope.opened, OpenCall):
-                scope.call = scope.opened
+                scope.call, scope.guessed = scope.opened, type(event) is Asked
         evicted = self.scopes.add(scope)
         if scope.opened is not None:
             self._enter(scope, scope.opened, moment)
         if evicted is not None:
             self._close(evicted, None, moment.at_ns, early=True)
+
+    def _hand_over(self, wrapper: Scope, scope: Scope, event: Any, source: Any) -> None:
+        """The LLM that spoke first asks another one: it is that one's call."""
+        call, outer = wrapper.call, wrapper.outer_context
+        wrapper.guessed, wrapper.opened, wrapper.call = False, None, None
+        if call is None or outer is None:
+            return
+        scope.opened = scope.call = call
+        scope.context, scope.outer_context = wrapper.context, outer
+        spans.retell(call, Start(call.recorder, source, event, scope, outer, call.started_ns))
+        scope.guessed = type(event) is Asked
+        self.scopes.add(scope)
 
     def _end(self, kind: str, source: Any, event: Any, moment: Moment) -> None:
         scope = self.scopes.ended_by(kind, event, source, self._marked(moment.ambient))
@@ -110,25 +126,6 @@ class EventRecorder:
         for scope in reversed(self.scopes.open_now()):
             if scope.boundary is boundary:
                 self._close(scope, error, None, early=True)
-
-    def silent_call(self, attempt: guards.Attempt) -> None:
-        """A model call that emitted no events: its span is made afterwards."""
-        if self.only is not None and not self.only(attempt.llm):
-            return
-        marked = self._marked(attempt.ambient)
-        parent = marked.nearest_visible() if marked else None
-        recorder = self._shadow if bus.covered(self) else self.recorder
-        call = spans.open_silent_call(recorder, attempt, parent)
-        if parent is not None:
-            self.scopes.spend(parent, None, inside=True)
-            self.scopes.count(parent, tool=False)
-        if attempt.error is not None:
-            spans.end_opened(call, attempt.error, attempt.ended_ns)
-            return
-        _remember(parent, attempt.result)
-        content = self.recorder.wants_content
-        reply = convert.reply_of(attempt.result, None, with_content=content)
-        call.finish([reply], end_ns=attempt.ended_ns)
 
     def human(self, what: str) -> None:
         """A person was asked, or answered, for the agent that runs here."""
@@ -196,7 +193,7 @@ class EventRecorder:
         if scope.opened is not None:
             if scope.call is None:
                 spans.note_usage(scope)
-            elif not scope.call.ended and not spans.is_failure(error):
+            elif not scope.call.ended and not spans.counts_nothing(error):
                 self.scopes.spend(scope, None)
             self._count(scope, scope.opened)
             if not scope.opened.ended:

@@ -2,7 +2,7 @@
 
 Three facts of CrewAI 1.15 make this necessary: context-length errors and every
 ``BaseException`` leave a started event without its end, a custom ``BaseLLM`` may emit no
-events at all, and a retried call is only visible to the retry loop.
+events at all (see ``untold``), and a retried call is only visible to the retry loop.
 """
 
 from __future__ import annotations
@@ -14,10 +14,13 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Self
 
+from opentelemetry.context import Context
+
 from ..telemetry.current import get_context
 from ..telemetry.harmless import note_failure, shielded, warn_once
 from . import listening
 from .replacing import put_back, replace
+from .untold import Answered, Asked, emits_nothing
 
 if TYPE_CHECKING:
     from .bus import EventSink
@@ -59,31 +62,46 @@ class Boundary:
 
 
 class Attempt(Boundary):
-    """One attempt of ``llm.call``; handed to the sinks if it emitted no events."""
+    """One attempt of ``llm.call``; speaks for an LLM that emits no events of its own."""
 
-    __slots__ = (
-        "ambient", "arguments", "ended_ns", "error", "last_event", "llm", "number", "operation",
-        "result", "seen", "started_ns",
-    )  # fmt: skip
+    __slots__ = ("ambient", "asked", "last_event", "number", "operation", "result", "seen",
+                 "started_ns")  # fmt: skip
 
     def __init__(self, operation: Callable[[], Any], number: int) -> None:
         super().__init__()
         self.operation, self.number = operation, number
-        self.started_ns, self.ended_ns = time.time_ns(), 0
+        self.started_ns = time.time_ns()
         self.ambient = get_context()
         self.last_event = _last_event() if listening.active() else None
         self.seen = False
+        #: The event shown in its name.
+        self.asked: Asked | None = None
         self.result: Any = None
-        self.error: BaseException | None = None
-        #: Only known of an attempt that emitted no events.
-        self.llm: Any = None
-        self.arguments: dict[str, Any] = {}
+
+    def __enter__(self) -> Self:
+        super().__enter__()
+        # Where listeners are used, whether it emitted something is asked afterwards.
+        if not listening.active() and emits_nothing(_llm_of(self.operation).__class__):
+            self._ask()
+        return self
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if self.asked is None and not _spoke(self):
+            self._ask()
+        if self.asked is not None and error is None:
+            self._show(Answered(self.asked, self.result), time.time_ns())
+        # An error ends the call, whoever spoke for it.
         super().__exit__(kind, error, trace)
-        if not _spoke(self):
-            self.error, self.ended_ns = error, time.time_ns()
-            _speak_for(self)
+
+    def _ask(self) -> None:
+        llm, arguments = _llm_of(self.operation), _arguments_of(self.operation)
+        if llm is not None:
+            self.asked = Asked(llm, arguments)
+            self._show(self.asked, self.started_ns)
+
+    def _show(self, event: Asked | Answered, at_ns: int) -> None:
+        with shielded("recording a model call without events"):
+            _show(_llm_of(self.operation), event, at_ns, self.ambient)
 
 
 _boundary: ContextVar[Boundary | None] = ContextVar("slm_adapters_crewai", default=None)
@@ -93,7 +111,12 @@ def _no_sinks() -> tuple[EventSink, ...]:
     return ()
 
 
+def _show_nobody(*_: Any) -> None:
+    pass
+
+
 _sinks: Callable[[], tuple[EventSink, ...]] = _no_sinks
+_show: Callable[[Any, Any, int, Context], None] = _show_nobody
 
 
 def current_boundary() -> Boundary | None:
@@ -103,23 +126,23 @@ def current_boundary() -> Boundary | None:
 
 def saw_call() -> None:
     """A started event came: this attempt, and those around it, speak for themselves."""
-    _mark_seen(_boundary.get())
-
-
-def _mark_seen(boundary: Boundary | None) -> None:
+    boundary = _boundary.get()
     while boundary is not None:
         if isinstance(boundary, Attempt):
             boundary.seen = True
         boundary = boundary.outer
 
 
-def install(sinks: Callable[[], tuple[EventSink, ...]]) -> None:
+def install(
+    sinks: Callable[[], tuple[EventSink, ...]], show: Callable[[Any, Any, int, Context], None]
+) -> None:
     """Watch the retry loops, the entry points of crews, agents and flows, and the asking of people.
 
-    What a version of CrewAI does not have costs one warning, and the rest goes on.
+    ``show(source, event, at_ns, ambient)`` gets what stands for events that nobody emits. What a
+    version of CrewAI does not have costs one warning, and the rest goes on.
     """
-    global _sinks
-    _sinks = sinks
+    global _sinks, _show
+    _sinks, _show = sinks, show
     missing = []
     for owner, name, watched in _WATCHED:
         try:
@@ -137,9 +160,9 @@ def install(sinks: Callable[[], tuple[EventSink, ...]]) -> None:
 
 def uninstall() -> None:
     """Put everything back that is still ours."""
-    global _sinks
+    global _sinks, _show
     put_back()
-    _sinks = _no_sinks
+    _sinks, _show = _no_sinks, _show_nobody
 
 
 def _watched_entry(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -190,17 +213,6 @@ def _watched_loop(loop: Callable[..., Any]) -> Callable[..., Any]:
     return watched
 
 
-def _speak_for(attempt: Attempt) -> None:
-    attempt.llm, attempt.arguments = _asked(attempt.operation)
-    if attempt.llm is None:
-        return
-    # What wraps another LLM has its record in the one inside.
-    _mark_seen(attempt.outer)
-    for sink in _sinks():
-        with shielded("recording a model call without events"):
-            sink.silent_call(attempt)
-
-
 def _spoke(attempt: Attempt) -> bool:
     """Whether it emitted events: seen by the tap, or, with listeners, by CrewAI's own count."""
     if attempt.seen or not listening.active():
@@ -220,19 +232,26 @@ def _last_event() -> str | None:
         return None
 
 
-def _asked(operation: Callable[[], Any]) -> tuple[Any, dict[str, Any]]:
-    """The LLM and the arguments that the retry loop's closure calls."""
-    llm, arguments = None, {}
+def _llm_of(operation: Callable[[], Any]) -> Any:
+    """The LLM that the retry loop's closure calls; ``None`` if this CrewAI builds it otherwise."""
     try:
-        names = operation.__code__.co_freevars
-        cells = (cell.cell_contents for cell in operation.__closure__ or ())
-        inside = dict(zip(names, cells, strict=True))
-        llm = inside.get("instance")
-        arguments = dict(zip(_CALL_ARGUMENTS, inside.get("args") or (), strict=False))
-        arguments.update(inside.get("kwargs") or {})
+        place = operation.__code__.co_freevars.index("instance")
+        return (operation.__closure__ or ())[place].cell_contents
     except Exception as error:
         note_failure("reading a CrewAI model call", error)
-    return llm, arguments
+        return None
+
+
+def _arguments_of(operation: Callable[[], Any]) -> dict[str, Any]:
+    """What the LLM is called with, by name."""
+    try:
+        cells = (cell.cell_contents for cell in operation.__closure__ or ())
+        inside = dict(zip(operation.__code__.co_freevars, cells, strict=True))
+        arguments = dict(zip(_CALL_ARGUMENTS, inside.get("args") or (), strict=False))
+        return {**arguments, **(inside.get("kwargs") or {})}
+    except Exception as error:
+        note_failure("reading a CrewAI model call", error)
+        return {}
 
 
 def _watched_question(ask: Callable[..., Any]) -> Callable[..., Any]:

@@ -35,8 +35,8 @@ class Scope:
 
     __slots__ = (
         "asked", "boundary", "call", "call_id", "children", "context", "ended", "event_id",
-        "failure", "kind", "opened", "outer_context", "parent", "role", "run_id", "source_id",
-        "spent", "task",
+        "failure", "guessed", "kind", "opened", "outer_context", "parent", "role", "run_id",
+        "source_id", "spent", "task",
     )  # fmt: skip
 
     def __init__(self, kind: str, event: Any, source: Any, parent: Scope | None) -> None:
@@ -54,6 +54,8 @@ class Scope:
         self.context: Context | None = None
         self.outer_context: Context | None = None
         self.ended = False
+        #: Whether we speak for this call; one that speaks for itself inside takes it over.
+        self.guessed = False
         #: Inherited downwards.
         self.role: str | None = parent.role if parent else None
         self.task: str | None = parent.task if parent else None

@@ -9,7 +9,7 @@ from typing import Any
 from ..errors import CancelledGenerationError
 from ..messages import Message, Reply, Usage
 from ..telemetry import semconv
-from ..telemetry.recorder import OpenCall, OpenSpan, Recorder
+from ..telemetry.recorder import OpenCall, OpenSpan
 from . import convert, guards, steps
 from .bus import Moment
 from .facts import facts_for
@@ -18,12 +18,12 @@ from .starts import Start, as_text
 
 __all__ = [
     "OPENERS",
+    "counts_nothing",
     "end_opened",
     "error_of",
     "finish_call",
-    "is_failure",
     "note_usage",
-    "open_silent_call",
+    "retell",
 ]
 
 Opener = Callable[[Start], OpenSpan | None]
@@ -84,52 +84,45 @@ def _agent(start: Start) -> OpenSpan:
 
 
 def _call(start: Start) -> OpenCall:
+    return start.recorder.open(
+        **_call_fields(start),
+        parent=start.context,
+        started_ns=start.at_ns,
+        in_process=_runs_here(start),
+    )
+
+
+def retell(call: OpenCall, start: Start) -> None:
+    """The call that was begun for a wrapper is the model's inside it, which speaks now."""
+    call.recorder.reopen(call, parent=start.context, **_call_fields(start))
+
+
+def _runs_here(start: Start) -> bool:
+    facts = facts_for(start.source, start.event.call_id)
+    return facts.in_process if facts else convert.runs_here(start.source)
+
+
+def _call_fields(start: Start) -> dict[str, Any]:
     event, scope, source = start.event, start.scope, start.source
     facts, attempt = facts_for(source, event.call_id), scope.boundary
     content, named = start.recorder.wants_content, getattr(source, "model", None)
     if facts is not None:
         facts.recorded = True
-    return start.recorder.open(
-        framework="crewai",
-        provider=facts.provider if facts else convert.provider_of(source),
-        model=facts.model if facts else convert.model_of(event.model or named, source),
-        params=convert.params_of(event),
-        messages=convert.messages_of(event.messages) if content else (),
-        tools=convert.tools_of(event.tools) if content else (),
-        response_format=facts.response_format if facts else None,
-        streamed=bool(event.stream),
-        parent=start.context,
-        started_ns=start.at_ns,
-        role=as_text(event.agent_role) or scope.role,
-        task=scope.task,
-        run_id=scope.run_id,
-        parent_id=_id_of(scope.parent),
-        attempt=attempt.number if isinstance(attempt, guards.Attempt) else 1,
-        in_process=facts.in_process if facts else convert.runs_here(source),
-    )
-
-
-def open_silent_call(recorder: Recorder, attempt: guards.Attempt, parent: Scope | None) -> OpenCall:
-    """A call whose LLM emitted no events, opened after it ended."""
-    arguments, llm = attempt.arguments, attempt.llm
-    task, agent = arguments.get("from_task"), arguments.get("from_agent")
-    content = recorder.wants_content
-    return recorder.open(
-        framework="crewai",
-        provider=convert.provider_of(llm),
-        model=convert.model_of(getattr(llm, "model", None), llm),
-        params=convert.params_of(llm),
-        messages=convert.messages_of(arguments.get("messages")) if content else (),
-        tools=convert.tools_of(arguments.get("tools")) if content else (),
-        parent=attempt.ambient,
-        started_ns=attempt.started_ns,
-        role=as_text(getattr(agent, "role", None)) or (parent.role if parent else None),
-        task=convert.low_cardinality(getattr(task, "name", None))
-        or (parent.task if parent else None),
-        run_id=parent.run_id if parent else None,
-        parent_id=_id_of(parent),
-        attempt=attempt.number,
-    )
+    return {
+        "framework": "crewai",
+        "provider": facts.provider if facts else convert.provider_of(source),
+        "model": facts.model if facts else convert.model_of(event.model or named, source),
+        "params": convert.params_of(event),
+        "messages": convert.messages_of(event.messages) if content else (),
+        "tools": convert.tools_of(event.tools) if content else (),
+        "response_format": facts.response_format if facts else None,
+        "streamed": bool(event.stream),
+        "role": as_text(event.agent_role) or scope.role,
+        "task": scope.task,
+        "run_id": scope.run_id,
+        "parent_id": _id_of(scope.parent),
+        "attempt": attempt.number if isinstance(attempt, guards.Attempt) else 1,
+    }
 
 
 def finish_call(call: OpenCall, source: Any, event: Any, at_ns: int) -> Usage | None:
@@ -148,10 +141,10 @@ def finish_call(call: OpenCall, source: Any, event: Any, at_ns: int) -> Usage | 
         response_id=event.response_id,
         end_ns=at_ns,
     )
-    if usage is None and semconv.FALLBACK_REASON in call.attributes:
+    if call.usage is None and semconv.FALLBACK_REASON in call.attributes:
         # The fallback's call, inside this one, has counted for itself.
         return Usage(0, 0)
-    return usage
+    return call.usage
 
 
 def note_usage(scope: Scope) -> None:
@@ -175,19 +168,24 @@ def _reply(event: Any, *, with_content: bool) -> Reply:
 
 def end_opened(opened: OpenSpan, error: BaseException | str | None, end_ns: int | None) -> None:
     """End a span or a call that no completed event has ended."""
-    given_up = error is not None and not is_failure(error)
+    failed = error if is_failure(error) else None
     if not isinstance(opened, OpenCall):
-        if given_up:
+        if error is not None and failed is None:
             opened.note(**{semconv.OUTCOME: "abandoned"})
-        opened.end(None if given_up else error, end_ns=end_ns)
-    elif error is None or given_up:
+        opened.end(failed, end_ns=end_ns)
+    elif failed is None:
         opened.abandon(end_ns=end_ns)
     else:
-        opened.fail(error, end_ns=end_ns)
+        opened.fail(failed, end_ns=end_ns)
 
 
 def is_failure(error: BaseException | str | None) -> bool:
-    """Cancellation, closed streams and interrupts are ends, not failures."""
+    """Whether a span that ends so failed: a stream its consumer closed did not."""
+    return error is not None and not isinstance(error, GeneratorExit)
+
+
+def counts_nothing(error: BaseException | str | None) -> bool:
+    """Whether a call that ends so used nothing; of one that was broken off nobody knows."""
     if isinstance(error, str):
         return True
     return isinstance(error, Exception) and not isinstance(error, CancelledGenerationError)

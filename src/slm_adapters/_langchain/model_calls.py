@@ -9,11 +9,13 @@ from uuid import UUID
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.messages import BaseMessage
 from langchain_core.outputs import LLMResult
+from opentelemetry.context import Context
 from opentelemetry.trace import NonRecordingSpan
 
 from ..messages import Message, Usage
-from ..telemetry import semconv
+from ..telemetry import semconv, suppression
 from ..telemetry.content import Row
+from ..telemetry.current import get_context
 from ..telemetry.harmless import harmless, note_failure
 from ..telemetry.recorder import OpenCall, Recorder
 from . import answers, convert, nesting, pending, spent
@@ -94,6 +96,10 @@ class ModelCalls(BaseCallbackHandler):
             return
         recorder, params = self.recorder, invocation_params or {}
         plan = self._plans.plan(operation, serialized, params, run.metadata)
+        around = run.context if run.parent is None else run.parent_context()
+        if not plan.is_ours and (outer := _outer(around)) is not None:
+            run.outer = outer
+            return
         fields, attributes = plan.fields.copy(), plan.attributes
         fields["started_ns"] = run.started_ns
         said: Sequence[Message] = ()
@@ -118,7 +124,7 @@ class ModelCalls(BaseCallbackHandler):
             said,
             rows,
             convert.tools_from(params) if said or rows else (),
-            run.context if run.parent is None else run.parent_context(),
+            around,
             run.leader.span if run.leader is not None else None,
         )
         contexts.setdefault(run.key, call.context)
@@ -194,6 +200,9 @@ class ModelCalls(BaseCallbackHandler):
         try:
             run = self._runs.take(run_id.int)
             if run is None or not isinstance(call := run.span, OpenCall):
+                if run is not None and run.outer is not None and run.leader is None:
+                    model, response_id, _, counts = answers.facts_from(response)
+                    run.outer.hear(Usage(*counts) if counts else None, model, response_id)
                 return
             counts = None
             if not call.is_span_only():
@@ -250,3 +259,11 @@ class ModelCalls(BaseCallbackHandler):
         else:
             spent.called(run, Usage(0, 0))  # as everywhere, a failed call counts nothing
             call.fail(error)
+
+
+def _outer(context: Context | None) -> OpenCall | None:
+    """The call of another framework around here, whose LLM asks LangChain: the same call."""
+    call = suppression.call_in(get_context() if context is None else context)
+    if call is None or call.ended or call.fields["framework"] == "langchain":
+        return None
+    return call

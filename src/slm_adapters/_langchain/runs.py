@@ -14,7 +14,7 @@ from opentelemetry.context import Context
 from ..telemetry import suppression
 from ..telemetry.current import get_context
 from ..telemetry.lifetimes import Lifetimes, Watched
-from ..telemetry.recorder import OpenSpan
+from ..telemetry.recorder import OpenCall, OpenSpan
 from .nesting import Guard, contexts
 
 __all__ = ["ALL_NOTED", "Run", "Runs"]
@@ -56,6 +56,8 @@ class Run(Watched):
     unseen_parent: int | None = None
     #: The same run in another recorder on the same provider, which heard of it first.
     leader: Run | None = None
+    #: Another framework's call that this model run is the inside of; it has the span.
+    outer: OpenCall | None = None
     #: Which callback reports this run's chunks, once one did; ``ALL_NOTED`` when none matter more.
     chunks: str | None = None
     #: The stream this run answers, if it does.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import atexit
 import json
+import os
 import queue
 import threading
 import weakref
@@ -57,9 +58,8 @@ class CallStore:
         self.url = _url(location)
         self.dropped = 0
         self._engine = _open(self.url)
-        self._queue: queue.Queue[Call] = queue.Queue(_PENDING_LIMIT)
-        self._lock = threading.Lock()
-        self._worker: threading.Thread | None = None
+        self._begin()
+        _stores.add(self)
         atexit.register(_close_at_exit, weakref.ref(self))
 
     def write(self, call: Call) -> None:
@@ -111,8 +111,21 @@ class CallStore:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
+    def _begin(self) -> None:
+        self._queue: queue.Queue[Call] = queue.Queue(_PENDING_LIMIT)
+        self._lock = threading.Lock()
+        #: Held while a batch is written.
+        self._writing = threading.Lock()
+        self._worker: threading.Thread | None = None
+
+    def _begin_in_child(self) -> None:
+        """What waits is the parent's to write, its locks may be held, its connections are its."""
+        self.dropped = 0
+        _inherited.append(self._engine.pool)
+        self._engine.dispose(close=False)
+        self._begin()
+
     def _start_worker(self) -> None:
-        # A forked child inherits the object but not the thread, hence the liveness test.
         if self._worker is not None and self._worker.is_alive():
             return
         with self._lock:
@@ -122,6 +135,11 @@ class CallStore:
                     name="slm-adapters-store",
                 )  # fmt: skip
                 self._worker.start()
+
+    def _insert_pausing(self, batch: list[Call]) -> None:
+        """Between two batches a process may fork."""
+        with self._writing:
+            self._insert(batch)
 
     def _insert(self, batch: list[Call]) -> None:
         try:
@@ -144,6 +162,40 @@ class CallStore:
         )
 
 
+# Forks. SQLite's own locks are copied as they are, so none is held meanwhile: a child would find
+# its database locked for ever.
+
+_FORK_WAITS_S = 5.0
+_stores: weakref.WeakSet[CallStore] = weakref.WeakSet()
+_paused: list[threading.Lock] = []
+#: The parent's connections, never closed in a child: that would write.
+_inherited: list[sa.Pool] = []
+
+
+def _before_fork() -> None:
+    locks = [store._writing for store in list(_stores)]
+    _paused.extend(lock for lock in locks if lock.acquire(timeout=_FORK_WAITS_S))
+
+
+def _after_fork_in_parent() -> None:
+    while _paused:
+        _paused.pop().release()
+
+
+def _after_fork_in_child() -> None:
+    _paused.clear()
+    for store in list(_stores):
+        store._begin_in_child()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_before_fork,
+        after_in_parent=_after_fork_in_parent,
+        after_in_child=_after_fork_in_child,
+    )
+
+
 def _work(store: weakref.ref[CallStore], pending: queue.Queue[Call]) -> None:
     while True:
         try:
@@ -156,7 +208,7 @@ def _work(store: weakref.ref[CallStore], pending: queue.Queue[Call]) -> None:
             batch.append(pending.get_nowait())
         owner = store()
         if owner is not None:
-            owner._insert(batch)
+            owner._insert_pausing(batch)
         del owner
         for _ in batch:
             pending.task_done()

@@ -10,7 +10,7 @@ import functools
 import json
 import math
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple, TypeAlias
 
@@ -185,6 +185,8 @@ def answered(row: Row, finish_reason: str | None, reasoning: str | None = None) 
 def _part(part: Any) -> dict[str, Any]:
     if isinstance(part, str):
         return {"type": "text", "content": part}
+    if not isinstance(part, Mapping):
+        return {"type": type(part).__name__}
     kind = str(part.get("type", "unknown"))
     if kind == "text":
         return {"type": "text", "content": part.get("text", "")}

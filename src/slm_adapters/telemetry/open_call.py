@@ -126,6 +126,8 @@ class OpenCall(OpenSpan):
     _chunks: list[str] | None = None
     #: What a client's instrumentation inside this call found out (util-genai's InferenceData).
     learned: Any = None
+    #: What it used, as far as anybody said so.
+    usage: Usage | None = None
     #: The energy counters when the call began, by source.
     energy_before: dict[str, float] | None = None
     #: Those when it ended, if that is told later.
@@ -157,6 +159,16 @@ class OpenCall(OpenSpan):
             if self._chunks is None:
                 self._chunks = []
             self._chunks.append(text)
+
+    def hear(self, usage: Usage | None, model: str | None, response_id: str | None) -> None:
+        """What a client inside this call was answered; what its own end says wins."""
+        if self._ended:
+            return
+        if usage is not None:
+            self.usage = usage if self.usage is None else self.usage + usage
+        for name, value in (("response_model", model), ("response_id", response_id)):
+            if value and not self.fields.get(name):
+                self.fields[name] = value
 
     def finish(
         self,
@@ -230,6 +242,7 @@ class OpenCall(OpenSpan):
             usage = suppression.learned(self, usage)
         elif self.quiet:
             suppression.teach(self, usage)
+        self.usage = usage = self.usage if usage is None else usage
         if (
             self.recorder.prices is not None
             or self.energy_before is not None

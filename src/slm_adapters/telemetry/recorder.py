@@ -211,6 +211,29 @@ class Recorder:
             call.scope = scope
         return call
 
+    def reopen(
+        self,
+        call: OpenCall,
+        *,
+        messages: Sequence[Message] = (),
+        tools: Sequence[Tool] = (),
+        parent: Context,
+        **fields: Unpack[CallFields],
+    ) -> None:
+        """Let an open call be another model's than it began as; it keeps its start and place."""
+        record = {**call.fields, **fields}
+        attributes = semconv.call_attributes(record)
+        semconv.relabel(record, attributes, call.scope.role, call.scope.run_id)
+        messages = self.redaction.apply(messages)
+        if not call.quiet:
+            self._write_more(record, attributes, messages, (), tools)
+            call.span.update_name(semconv.span_name(call.operation, fields.get("model")))
+            call.span.set_attributes(attributes)
+            if self.profile.agents_have_provider:
+                _name_provider(parent, fields.get("provider"))
+        call.fields, call.labels = record, attributes
+        call.messages, call.tools = messages, tools
+
     def _write_more(
         self,
         fields: dict[str, Any],

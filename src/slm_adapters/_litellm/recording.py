@@ -177,6 +177,8 @@ class CallRecorder(CallRecorderBase, CustomLogger):  # type: ignore[misc]
                 self._end_open(next(iter(self._pending)), time.time_ns())
         else:
             pending.attempts += 1
+            if pending.details is not kwargs:  # what the attempt before said
+                pending.details = {**pending.details, "log_event_type": untold.ASKED}
         owner = owner_of(kwargs)
         if owner is not None:
             pending.owners.append(self._lifetimes.watch(owner, (key, pending.attempts)))

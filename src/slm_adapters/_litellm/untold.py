@@ -16,10 +16,10 @@ from litellm.litellm_core_utils import logging_worker
 from ..telemetry.harmless import harmless
 
 __all__ = [
-    "ANSWERED", "has_answer", "is_answered", "tell_before_exit", "tell_what_is_stranded",
+    "ANSWERED", "ASKED", "has_answer", "is_answered", "tell_before_exit", "tell_what_is_stranded",
 ]  # fmt: skip
 
-ANSWERED = "post_api_call"
+ASKED, ANSWERED = "pre_api_call", "post_api_call"
 #: While a thread of LiteLLM's is about to report it.
 _REPORTED = "successful_api_call"
 

@@ -1,4 +1,4 @@
-"""A stand-in for a paid API: answers OpenAI chat completions on a loopback port.
+"""A stand-in for a paid API: answers OpenAI's API on a loopback port.
 
 It is a fake and says so in every answer's model name; tests use it where real programs would
 use a hosted model, so that the real client libraries and their real HTTP run.
@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+import fake_responses
+
 Answer = Callable[[dict[str, Any]], dict[str, Any] | str]
 
 
@@ -26,6 +28,8 @@ class FakeOpenAI:
     status: int = 500
     #: Whether the connection is lost in the middle of a stream.
     cuts: bool = False
+    #: What is different in its next responses.
+    response: dict[str, Any] = field(default_factory=dict)
 
     def fails(self) -> bool:
         """Whether this request is one of those."""
@@ -51,13 +55,27 @@ class _Handler(BaseHTTPRequestHandler):
             self._send("application/json", json.dumps(embeddings(request)))
         elif "/chat/" in self.path:
             self._chat(request)
+        elif self.path.endswith("/responses"):
+            self._respond(request)
         else:
             self._complete(request)
 
-    def _chat(self, request: dict[str, Any]) -> None:
+    def _message(self, request: dict[str, Any]) -> dict[str, Any]:
         answer = self.server.answer
         given = answer(request) if callable(answer) else answer
-        message = {"role": "assistant", "content": given} if isinstance(given, str) else given
+        return {"role": "assistant", "content": given} if isinstance(given, str) else given
+
+    def _respond(self, request: dict[str, Any]) -> None:
+        fake = self.server.fake
+        whole = fake_responses.response(request, self._message(request)) | fake.response
+        if request.get("stream"):
+            text = fake_responses.events(whole)
+            self._send("text/event-stream", text, cut=fake.cuts)
+        else:
+            self._send("application/json", json.dumps(whole))
+
+    def _chat(self, request: dict[str, Any]) -> None:
+        message = self._message(request)
         if request.get("stream"):
             self._stream(request, message)
         else:
@@ -66,9 +84,15 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _stream(self, request: dict[str, Any], message: dict[str, Any]) -> None:
         lines = []
-        for word in (message.get("content") or "").split(" "):
+        text = message.get("content") or ""
+        for word in [] if message.get("tool_calls") and not text else text.split(" "):
             choice = {"index": 0, "delta": {"content": word + " "}, "finish_reason": None}
             lines.append(body(request, [choice], False))
+        for number, call in enumerate(message.get("tool_calls") or ()):
+            delta = {"tool_calls": [{"index": number} | call]}
+            lines.append(
+                body(request, [{"index": 0, "delta": delta, "finish_reason": None}], False)
+            )
         lines.append(body(request, [{"index": 0, "delta": {}, "finish_reason": "stop"}], False))
         lines.append(body(request, [], True))
         text = "".join(f"data: {json.dumps(line)}\n\n" for line in lines) + "data: [DONE]\n\n"
@@ -105,7 +129,7 @@ class _Server(ThreadingHTTPServer):
 
 @contextmanager
 def fake_openai(answer: Answer | str = "It is done.") -> Iterator[FakeOpenAI]:
-    """Serve OpenAI's completions and embeddings; ``answer``: a text or a function of a request."""
+    """Serve completions, responses, embeddings; ``answer``: a text or a function of a request."""
     server = _Server(answer)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:

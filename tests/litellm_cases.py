@@ -3,12 +3,57 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gc
 import time
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import litellm
+import pytest
 from conftest import Spans
 from opentelemetry import context as otel_context
+from opentelemetry.instrumentation.httpx import HTTPXClientInstrumentor
+
+
+@contextlib.contextmanager
+def instrumented_httpx(spans: Spans) -> Iterator[None]:
+    """An instrumented httpx, also below LiteLLM's asynchronous calls, and no old client."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(litellm, "disable_aiohttp_transport", True)
+        patch.setattr(litellm, "suppress_debug_info", True)
+        litellm.in_memory_llm_clients_cache.flush_cache()
+        HTTPXClientInstrumentor().instrument(tracer_provider=spans.provider)
+        try:
+            yield
+        finally:
+            HTTPXClientInstrumentor().uninstrument()
+            litellm.in_memory_llm_clients_cache.flush_cache()
+
+
+@contextlib.asynccontextmanager
+async def hanging() -> AsyncIterator[dict[str, str]]:
+    """A provider that never answers; LiteLLM's options to ask it."""
+    asked = asyncio.Event()
+
+    async def wait(*_: Any) -> None:
+        with contextlib.suppress(asyncio.CancelledError):
+            await asked.wait()
+
+    served = await asyncio.start_server(wait, "127.0.0.1", 0)
+    port = served.sockets[0].getsockname()[1]
+    yield {"api_base": f"http://127.0.0.1:{port}/v1", "api_key": "none"}
+    asked.set()
+    served.close()
+
+
+async def let_go(recorder: Any) -> None:
+    """Collect garbage on this loop until no call of ``recorder`` is open, two seconds at most."""
+    for _ in range(200):
+        gc.collect()
+        if recorder.open_calls == 0:
+            break
+        await asyncio.sleep(0.01)
 
 
 def settled(spans: Spans, count: int) -> list[Any]:

@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import gc
 import importlib
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import litellm
+import openai
 import pytest
 from conftest import Spans, all_dropped, until
 from crewai_cases import crew
 from fake_openai import fake_openai
-from litellm_cases import asked, assert_nested, litellm_is_done, llm, settled
+from litellm.integrations.custom_logger import CustomLogger
+from litellm.llms.custom_httpx.http_handler import HTTPHandler
+from litellm_cases import (
+    asked,
+    assert_nested,
+    hanging,
+    instrumented_httpx,
+    let_go,
+    litellm_is_done,
+    llm,
+    settled,
+)
 from opentelemetry import context as otel_context
 from opentelemetry import trace
-from opentelemetry.instrumentation.httpx import HTTPXClientInstrumentor
 from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from opentelemetry.trace import StatusCode
@@ -41,23 +50,24 @@ CHATS = {
     "azure": AZURE,
     "slm": OPENAI | {"model": "slm/far"},
 }
+#: Their methods do not tell LiteLLM's client for which call it asks.
+UNTOLD = (
+    ("embedding", {"model": "gemini/text-embedding-004", "input": ["q"]}),
+    ("embedding", {"model": "cohere/embed-english-v3.0", "input": ["q"]}),
+    ("text_completion", {"model": "text-completion-codestral/codestral-latest", "prompt": "q"}),
+)
 VECTORS = {"openai": EMBEDDING, "voyage": VOYAGE}
 
 
 @pytest.fixture(autouse=True)
-def instrumented(spans, monkeypatch):
-    """An instrumented httpx, also below LiteLLM's asynchronous calls, and no context left over."""
-    monkeypatch.setattr(litellm, "disable_aiohttp_transport", True)
-    monkeypatch.setattr(litellm, "suppress_debug_info", True)
-    litellm.in_memory_llm_clients_cache.flush_cache()
-    HTTPXClientInstrumentor().instrument(tracer_provider=spans.provider)
+def instrumented(spans):
+    """No context is left over either."""
     slm.register()
     before = otel_context.get_current()
-    yield
+    with instrumented_httpx(spans):
+        yield
     assert otel_context.get_current() == before
     slm.unregister()
-    HTTPXClientInstrumentor().uninstrument()
-    litellm.in_memory_llm_clients_cache.flush_cache()
 
 
 @pytest.fixture
@@ -92,9 +102,7 @@ def test_a_chat_s_request_is_inside_it(
     spans, recorder, server, provider, asynchronous, streamed
 ) -> None:
     """Through OpenAI's client, Azure's, LiteLLM's own and our provider; the parent is ours."""
-    options = CHATS[provider] | server | ({"stream": True} if streamed else {})
-    if provider == "azure":
-        options["api_base"] = server["api_base"].removesuffix("/v1")
+    options = CHATS[provider] | server_of(provider, server) | ({"stream": True} if streamed else {})
     with spans.provider.get_tracer("app").start_as_current_span("request"):
         asked("completion", asynchronous, **options)
     call = assert_nested(spans)
@@ -127,6 +135,46 @@ def test_an_embedding_s_request_is_inside_it(
         options["api_base"] += "/embeddings"
     asked("embedding", asynchronous, **options)
     assert assert_nested(spans).name.startswith("embeddings")
+
+
+@pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])
+@pytest.mark.parametrize(("entry", "call"), UNTOLD, ids=["gemini", "cohere", "codestral"])
+def test_a_client_that_is_not_told_for_which_call_nests_too(
+    spans, recorder, flaky, entry, call, asynchronous
+) -> None:
+    """Many providers' methods ask LiteLLM's client so; here the request fails."""
+    flaky.failures = 99
+    with pytest.raises(openai.APIError):
+        asked(entry, asynchronous, **call | flaky.options)
+    assert_nested(spans, requests=len(flaky.requests))
+
+
+@pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])
+def test_what_other_loggers_ask_is_not_inside_the_call(spans, server, asynchronous) -> None:
+    """They do it when the answer is there, with the same client, while the call is not told yet."""
+
+    class Asking(CustomLogger):
+        def log_success_event(self, *_: Any, **__: Any) -> None:
+            HTTPHandler().post(f"{server['api_base']}/logs", json=OPENAI)
+
+        async def async_log_success_event(self, *_: Any, **__: Any) -> None:
+            self.log_success_event()
+
+    asking = Asking()
+    listeners = (litellm.success_callback, litellm._async_success_callback)
+    for one in listeners:
+        one.append(asking)
+    try:
+        with slm.CallRecorder(tracer_provider=spans.provider):
+            asked("completion", asynchronous, **DEEPSEEK, **server)
+            settled(spans, 1)
+    finally:
+        for one in listeners:
+            one.remove(asking)
+    (call,) = llm(spans)
+    inside = [post for post in spans.named("POST") if spans.parent_name(post) == call.name]
+    assert len(inside) == 1
+    assert len(spans.named("POST")) == 2
 
 
 @pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])
@@ -210,9 +258,13 @@ def assert_one_each(spans: Spans, count: int) -> None:
     assert len(posts) == count
 
 
-def test_t14_a_stream_given_up_keeps_its_request(spans, recorder, server, calls) -> None:
+@pytest.mark.parametrize("provider", [*CHATS, "text"])
+def test_t14_a_stream_given_up_keeps_its_request(spans, recorder, server, calls, provider) -> None:
     """Its span began with the request and ends, as no error, when it is dropped."""
-    stream = litellm.completion(**DEEPSEEK, **server, stream=True)
+    if provider == "text":
+        stream = litellm.text_completion(**TEXT, **server, stream=True)
+    else:
+        stream = litellm.completion(**CHATS[provider] | server_of(provider, server), stream=True)
     next(stream)
     assert recorder.open_calls == 1
     del stream
@@ -222,31 +274,40 @@ def test_t14_a_stream_given_up_keeps_its_request(spans, recorder, server, calls)
     assert [one.outcome for one in calls] == ["abandoned"]
 
 
+@pytest.mark.parametrize("provider", CHATS)
+async def test_t14_an_asynchronous_stream_given_up_keeps_its_request(
+    spans, recorder, server, calls, provider
+) -> None:
+    """The same on a loop that goes on."""
+    options = CHATS[provider] | server_of(provider, server)
+    stream = await litellm.acompletion(**options, stream=True)
+    await anext(stream)
+    assert recorder.open_calls == 1
+    del stream
+    await let_go(recorder)
+    assert [one.outcome for one in calls] == ["abandoned"]
+    (post,) = spans.named("POST")
+    assert spans.parent_name(post) == spans.one("chat").name
+
+
+def server_of(provider: str, server: dict[str, str]) -> dict[str, str]:
+    """Azure's addresses have no version in them."""
+    base = server["api_base"]
+    return server | {"api_base": base.removesuffix("/v1") if provider == "azure" else base}
+
+
 async def test_t14_a_call_cancelled_during_its_request(spans, recorder, calls) -> None:
     """It has one span, with the cancel class."""
     async with hanging() as options:
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.3):
                 await litellm.acompletion(**OPENAI, **options)
-        for _ in range(200):
-            gc.collect()
-            if recorder.open_calls == 0:
-                break
-            await asyncio.sleep(0.01)
+        await let_go(recorder)
     call = spans.one("chat")
     assert call.attributes["error.type"].endswith("CancelledError")
     assert [one.outcome for one in calls] == ["failed"]
     (post,) = spans.named("POST")
     assert post.parent.span_id == call.context.span_id
-
-
-@contextlib.asynccontextmanager
-async def hanging() -> Any:
-    """A provider that never answers."""
-    served = await asyncio.start_server(lambda reader, writer: asyncio.sleep(60), "127.0.0.1", 0)
-    port = served.sockets[0].getsockname()[1]
-    yield {"api_base": f"http://127.0.0.1:{port}/v1", "api_key": "none"}
-    served.close()
 
 
 def test_two_recorders_share_the_span_and_its_request(spans, server) -> None:

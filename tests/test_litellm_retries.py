@@ -12,8 +12,7 @@ import litellm
 import pytest
 from conftest import all_dropped
 from fake_openai import fake_openai
-from litellm_cases import asked, assert_nested, settled
-from opentelemetry.instrumentation.httpx import HTTPXClientInstrumentor
+from litellm_cases import asked, assert_nested, instrumented_httpx, settled
 from opentelemetry.trace import StatusCode
 
 import slm_adapters.litellm as slm
@@ -32,15 +31,9 @@ PROVIDER = pytest.mark.parametrize("provider", CHATS)
 
 
 @pytest.fixture(autouse=True)
-def instrumented(spans, monkeypatch):
-    """An instrumented httpx, also below LiteLLM's asynchronous calls."""
-    monkeypatch.setattr(litellm, "disable_aiohttp_transport", True)
-    monkeypatch.setattr(litellm, "suppress_debug_info", True)
-    litellm.in_memory_llm_clients_cache.flush_cache()
-    HTTPXClientInstrumentor().instrument(tracer_provider=spans.provider)
-    yield
-    HTTPXClientInstrumentor().uninstrument()
-    litellm.in_memory_llm_clients_cache.flush_cache()
+def instrumented(spans):
+    with instrumented_httpx(spans):
+        yield
 
 
 @pytest.fixture

@@ -2,7 +2,8 @@
 
 LiteLLM's callbacks cannot be around a client's call, so the methods that make one are wrapped. It
 asks OpenAI and Azure through OpenAI's client: an instrumented one keeps quiet inside, also where
-our span comes later.
+our span comes later. Its own client often is not told for which call it asks: then it is for the
+last one that began in this context, as long as that has no answer.
 """
 
 from __future__ import annotations
@@ -11,18 +12,19 @@ import functools
 import inspect
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, aclosing
+from contextvars import ContextVar
 from typing import Any
 
 from opentelemetry.context import Context
 
 from ..telemetry import suppression
 from ..telemetry.current import get_context, set_context, switched_to
+from ..telemetry.harmless import harmless
 from . import together, wrapping
 
 __all__ = ["install"]
 
-#: Whoever calls OpenAI's client, or LiteLLM's own without saying for which call. The
-#: ``completion``s and alike fire the pre-call hook themselves.
+#: Whoever calls OpenAI's client. The ``completion``s and alike fire the pre-call hook themselves.
 _PLACES = {
     "llms.openai.openai:OpenAIChatCompletion": (
         "make_openai_chat_completion_request",
@@ -43,14 +45,17 @@ _PLACES = {
     "llms.azure.completion.handler:AzureTextCompletion": (
         "completion", "acompletion", "streaming", "async_streaming",
     ),
-    "llms.custom_httpx.llm_http_handler:BaseLLMHTTPHandler": ("embedding", "aembedding"),
 }  # fmt: skip
-#: LiteLLM's own HTTP client, of most other providers.
+#: LiteLLM's own HTTP client, of most other providers; some of them ask again for the answer.
 _HTTP_PLACES = {
-    "llms.custom_httpx.http_handler:HTTPHandler": ("post",),
-    "llms.custom_httpx.http_handler:AsyncHTTPHandler": ("post",),
+    "llms.custom_httpx.http_handler:HTTPHandler": ("post", "get"),
+    "llms.custom_httpx.http_handler:AsyncHTTPHandler": ("post", "get"),
 }
+#: What every entry point begins with.
+_SETUP = {"utils": ("function_setup",)}
 _PRE_CALL = {"litellm_core_utils.litellm_logging:Logging": ("pre_call",)}
+#: LiteLLM's id of the last call that began in this context.
+_latest: ContextVar[str] = ContextVar("slm_adapters_litellm_call", default="")
 _END: Any = object()
 #: From a call's keywords and the current context to the one to be in.
 _Within = Callable[[Mapping[str, Any], Context], Context]
@@ -61,6 +66,7 @@ def install() -> Iterator[str]:
     """Wrap the places where LiteLLM asks a client; yields those that this version has not."""
     yield from wrapping.wrap(_PLACES, functools.partial(_around, _hushed))
     yield from wrapping.wrap(_HTTP_PLACES, functools.partial(_around, _nested))
+    yield from wrapping.wrap(_SETUP, _after_setup)
     yield from wrapping.wrap(_PRE_CALL, _before_client)
 
 
@@ -79,8 +85,27 @@ def _hushed(given: Mapping[str, Any], outer: Context) -> Context:
 
 def _nested(given: Mapping[str, Any], outer: Context) -> Context:
     logged = given.get("logging_obj")
-    inside = None if logged is None else _inside(logged)
+    # Other loggers ask without one too, but when the call has its answer.
+    untold = logged is None
+    inside = together.inside(_latest.get(), asking=True) if untold else _inside(logged)
     return outer if inside is None else inside
+
+
+def _after_setup(setup: Callable[..., Any]) -> Callable[..., Any]:
+    """A call began: what asks a client in this context from now on is inside it."""
+
+    @functools.wraps(setup)
+    def set_up(*args: Any, **kwargs: Any) -> Any:
+        answer = setup(*args, **kwargs)
+        _note(answer)
+        return answer
+
+    return set_up
+
+
+@harmless("LiteLLM's set-up of a call")
+def _note(answer: tuple[Any, Any]) -> None:
+    _latest.set(str(answer[0].litellm_call_id))
 
 
 def _before_client(pre_call: Callable[..., Any]) -> Callable[..., Any]:

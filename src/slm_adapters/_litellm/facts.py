@@ -13,7 +13,7 @@ import litellm
 from ..calls import Usage
 from ..telemetry import semconv
 from ..telemetry.recorder import OpenCall
-from . import convert, served
+from . import convert, responses, served
 
 __all__ = ["enrich", "finish", "json_format", "owner_of", "price_of", "server_of"]
 
@@ -56,14 +56,18 @@ def finish(call: OpenCall, kwargs: Mapping[str, Any], response: Any, end: Any) -
     if cost is not None:
         call.fields.update(cost=cost, cost_source="litellm")
     call.attributes.update(served.facts_of(kwargs))
+    is_response = kwargs.get("call_type") in responses.CALL_TYPES and hasattr(response, "output")
     asked = (kwargs.get("stream_options") or {}).get("include_usage")
     local = kwargs.get("custom_llm_provider") == served.PROVIDER
     # Without being asked for, a stream's counts may be LiteLLM's own.
-    usage = convert.usage_from(response, exact=local or not streamed or bool(asked))
+    if is_response:
+        usage = responses.usage_from(response)
+    else:
+        usage = convert.usage_from(response, exact=local or not streamed or bool(asked))
     if kwargs.get("cache_hit"):
         usage = Usage(0, 0)  # LiteLLM's own cache: the counts are those of an earlier call
     call.finish(
-        convert.replies_from(response),
+        (responses if is_response else convert).replies_from(response),
         usage,
         response_model=getattr(response, "model", None),
         response_id=getattr(response, "id", None),

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..telemetry import semconv
 from ..telemetry.recorder import OpenCall, OpenSpan, Recorder, current_call
-from . import convert, served
+from . import convert, responses, served
 from .facts import json_format
 
 __all__ = ["OPERATIONS", "Pending"]
@@ -62,6 +62,8 @@ class Pending:
         beside: OpenSpan | None = None,
     ) -> OpenCall:
         """Open its span; ``kwargs``, ``start``: what LiteLLM says of the call at this moment."""
+        if kwargs.get("call_type") in responses.CALL_TYPES:
+            kwargs = responses.as_chat(kwargs)
         params = kwargs.get("optional_params") or {}
         wanted = recorder.wants_content
         provider, local = served.provider_of(kwargs)

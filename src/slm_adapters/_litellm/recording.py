@@ -71,15 +71,17 @@ class CallRecorder(CallRecorderBase, CustomLogger):  # type: ignore[misc]
             pending.energy_after = self.recorder.energy.read()
 
     @harmless("opening a LiteLLM call")
-    def inside(self, call_id: str) -> Context | None:
+    def inside(self, call_id: str, *, asking: bool = False) -> Context | None:
         """The context inside a call under way, whose span is opened now if it was not yet.
 
         ``None`` in retries of a call whose failure was told, and where the call has a span around
-        it already.
+        it already. ``asking``: only while it has no answer.
         """
         with self._lock:
             pending = self._pending.get(call_id)
             if pending is None or pending.reported or pending.outer is not None:
+                return None
+            if asking and untold.has_answer(pending.details):
                 return None
             if pending.call is None:
                 beside = together.made_by_another(self, (call_id, None))
@@ -175,9 +177,22 @@ class CallRecorder(CallRecorderBase, CustomLogger):  # type: ignore[misc]
                 self._end_open(next(iter(self._pending)), time.time_ns())
         else:
             pending.attempts += 1
+            if pending.details is not kwargs:  # what the attempt before said
+                pending.details = {**pending.details, "log_event_type": untold.ASKED}
         owner = owner_of(kwargs)
         if owner is not None:
             pending.owners.append(self._lifetimes.watch(owner, (key, pending.attempts)))
+
+    @harmless("LiteLLM's log_post_api_call")
+    def log_post_api_call(
+        self, kwargs: dict[str, Any], response_obj: Any, start_time: Any, end_time: Any
+    ) -> None:
+        if isinstance(kwargs.get("original_response"), str | None):
+            return
+        pending = self._pending.get(str(kwargs.get("litellm_call_id")))
+        if pending is not None:
+            # The stream that the program got is in there, and would live as long as the dict.
+            pending.details = {k: v for k, v in kwargs.items() if k != "original_response"}
 
     @harmless("LiteLLM's log_success_event")
     def log_success_event(

@@ -46,10 +46,10 @@ def leave(recorder: Any) -> None:
                 last.made.clear()
 
 
-def inside(call_id: str) -> Context | None:
+def inside(call_id: str, *, asking: bool = False) -> Context | None:
     """The context inside a call under way, of the first recorder that has it; see its `inside`."""
     for recorder in _all():
-        context: Context | None = recorder.inside(call_id)
+        context: Context | None = recorder.inside(call_id, asking=asking)
         if context is not None:
             return context
     return None

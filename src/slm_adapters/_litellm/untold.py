@@ -15,19 +15,23 @@ from litellm.litellm_core_utils import logging_worker
 
 from ..telemetry.harmless import harmless
 
-__all__ = ["ANSWERED", "is_answered", "tell_before_exit", "tell_what_is_stranded"]
+__all__ = [
+    "ANSWERED", "ASKED", "has_answer", "is_answered", "tell_before_exit", "tell_what_is_stranded",
+]  # fmt: skip
 
-ANSWERED = "post_api_call"
+ASKED, ANSWERED = "pre_api_call", "post_api_call"
 #: While a thread of LiteLLM's is about to report it.
 _REPORTED = "successful_api_call"
 
 
-def is_answered(details: Mapping[str, Any]) -> bool:
-    """Whether the provider answered; ``details``: LiteLLM's own dict of the call.
+def has_answer(details: Mapping[str, Any]) -> bool:
+    """Whether the provider answered, or began to; ``details``: LiteLLM's own dict of the call."""
+    return details.get("log_event_type") in (ANSWERED, _REPORTED)
 
-    A stream that nobody reported is not known to be at its end.
-    """
-    return not details.get("stream") and details.get("log_event_type") in (ANSWERED, _REPORTED)
+
+def is_answered(details: Mapping[str, Any]) -> bool:
+    """Whether the answer is there; a stream that nobody reported is not known to be at its end."""
+    return not details.get("stream") and has_answer(details)
 
 
 @harmless("LiteLLM's queue of a loop that ended")

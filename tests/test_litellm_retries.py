@@ -217,3 +217,64 @@ def test_t13_a_decision_that_never_comes_ends_the_call_with_its_failure(
     (call,) = settled(spans, 1)
     assert call.attributes["error.type"] == "litellm.exceptions.InternalServerError"
     assert recorder.open_calls == 0
+
+
+@pytest.fixture
+def other():
+    """The provider of the fallback."""
+    with fake_openai("The other one.") as fake:
+        yield fake
+
+
+@pytest.mark.parametrize(
+    ("asynchronous", "streamed"),
+    # LiteLLM gives a synchronous program a stream that it cannot read.
+    [(False, False), (True, False), (True, True)],
+    ids=["sync", "async", "async-streamed"],
+)
+def test_a_fallback_is_inside_the_call_that_asked_for_it(
+    spans, recorder, flaky, other, calls, asynchronous, streamed
+) -> None:
+    """``fallbacks=``: one span of the model that was asked, with the answer of the one that gave
+    it, which LiteLLM may not tell; also where the first one answers."""
+    fallbacks = [{"model": "openai/gpt-4.1-mini", **other.options}]
+    options = CHATS["deepseek"] | flaky.options | {"fallbacks": fallbacks, "stream": streamed}
+    flaky.failures = 1
+    with spans.provider.get_tracer("app").start_as_current_span("request"):
+        asked("completion", asynchronous, **options)
+    call = assert_nested(spans, requests=2)
+    assert spans.parent_name(call) == "request"
+    assert call.status.status_code is StatusCode.UNSET
+    assert call.attributes["gen_ai.request.model"] == "deepseek-chat"
+    assert call.attributes["gen_ai.response.model"].endswith("gpt-4.1-mini")
+    (record,) = calls
+    assert (record.outcome, record.attempt) == ("finished", 2)
+    assert record.replies[0].message.text.strip() == "The other one."
+    assert recorder.open_calls == 0
+
+    asked("completion", asynchronous, **options)
+    settled(spans, 2)
+    assert calls[1].attempt == 1
+    assert calls[1].replies[0].message.text.strip() == "It is done."
+    assert recorder.open_calls == 0
+
+
+@ASYNC
+@pytest.mark.parametrize("num_retries", [0, 1])
+def test_fallbacks_that_all_fail_are_one_failure(
+    spans, recorder, flaky, other, calls, num_retries, asynchronous
+) -> None:
+    """Also with retries, of each and of all together; the first failure is the one to know, if
+    no attempt of all together raises another."""
+    fallbacks = [{"model": "openai/gpt-4.1-mini", **other.options}]
+    flaky.failures = other.failures = 99
+    flaky.status = 429
+    options = CHATS["deepseek"] | flaky.options | {"fallbacks": fallbacks}
+    with pytest.raises(Exception, match="All fallback attempts failed"):
+        asked("completion", asynchronous, **options, num_retries=num_retries)
+    call = assert_nested(spans, requests=len(flaky.requests + other.requests))
+    error = "APIConnectionError" if num_retries and not asynchronous else "RateLimitError"
+    assert call.attributes["error.type"] == f"litellm.exceptions.{error}"
+    assert [one.outcome for one in calls] == ["failed"]
+    gc.collect()
+    assert recorder.open_calls == 0

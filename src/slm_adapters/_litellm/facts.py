@@ -37,42 +37,46 @@ def owner_of(kwargs: dict[str, Any]) -> object | None:
     return None
 
 
-def enrich(outer: OpenCall, kwargs: Mapping[str, Any], response: Any) -> None:
-    """Tell the call around this one what only LiteLLM knows."""
+def enrich(outer: OpenCall, kwargs: Mapping[str, Any], response: Any, *, heard: bool) -> None:
+    """Tell the call around this one what LiteLLM knows; ``heard``: of the answer it was told."""
     if outer.ended:
         return
     outer.note(**server_of(kwargs))
-    identifier = getattr(response, "id", None)
-    if identifier and not outer.fields.get("response_id"):
-        outer.fields["response_id"] = identifier
+    usage = None if heard else _usage_of(kwargs, response)
+    outer.hear(usage, getattr(response, "model", None), getattr(response, "id", None))
 
 
 def finish(call: OpenCall, kwargs: Mapping[str, Any], response: Any, end: Any) -> None:
     """End ``call`` with what LiteLLM tells of its success."""
-    streamed = bool(kwargs.get("stream"))
-    if streamed:
+    if kwargs.get("stream"):
         call.first_chunk_ns = convert.nanoseconds(kwargs.get("completion_start_time"))
-    cost = _cost_of(kwargs)
-    if cost is not None:
+    usage, cost = _usage_of(kwargs, response), _cost_of(kwargs)
+    if cost is not None and (usage is None or usage.source != "estimated"):
         call.fields.update(cost=cost, cost_source="litellm")
     call.attributes.update(served.facts_of(kwargs))
-    is_response = kwargs.get("call_type") in responses.CALL_TYPES and hasattr(response, "output")
-    asked = (kwargs.get("stream_options") or {}).get("include_usage")
-    local = kwargs.get("custom_llm_provider") == served.PROVIDER
-    # Without being asked for, a stream's counts may be LiteLLM's own.
-    if is_response:
-        usage = responses.usage_from(response)
-    else:
-        usage = convert.usage_from(response, exact=local or not streamed or bool(asked))
-    if kwargs.get("cache_hit"):
-        usage = Usage(0, 0)  # LiteLLM's own cache: the counts are those of an earlier call
     call.finish(
-        (responses if is_response else convert).replies_from(response),
+        (responses if _is_response(kwargs, response) else convert).replies_from(response),
         usage,
         response_model=getattr(response, "model", None),
         response_id=getattr(response, "id", None),
         end_ns=convert.nanoseconds(end),
     )
+
+
+def _usage_of(kwargs: Mapping[str, Any], response: Any) -> Usage | None:
+    if kwargs.get("cache_hit"):
+        return Usage(0, 0)  # LiteLLM's own cache: the counts are those of an earlier call
+    if _is_response(kwargs, response):
+        return responses.usage_from(response)
+    asked = (kwargs.get("stream_options") or {}).get("include_usage")
+    local = kwargs.get("custom_llm_provider") == served.PROVIDER
+    # Without being asked for, a stream's counts may be LiteLLM's own.
+    exact = local or not kwargs.get("stream") or bool(asked)
+    return convert.usage_from(response, exact=exact)
+
+
+def _is_response(kwargs: Mapping[str, Any], response: Any) -> bool:
+    return kwargs.get("call_type") in responses.CALL_TYPES and hasattr(response, "output")
 
 
 def _cost_of(kwargs: Mapping[str, Any]) -> float | None:

@@ -31,21 +31,23 @@ class Pending:
     """A call whose outcome is not known yet. Retries share the id, and so this."""
 
     __slots__ = (
-        "attempts", "call", "context", "details", "energy", "energy_after", "failure", "outer",
-        "owners", "reported", "retrying", "started_ns",
+        "attempts", "call", "context", "details", "energy", "energy_after", "failure", "heard",
+        "outer", "owners", "reported", "retrying", "started_ns",
     )  # fmt: skip
 
-    def __init__(self, details: Mapping[str, Any]) -> None:
+    def __init__(self, details: Mapping[str, Any], attempts: int = 1) -> None:
         self.context = contextvars.copy_context()
         #: LiteLLM's own dict of the call; it fills up as the call goes on.
         self.details = details
         #: A call another of our recorders has open around this one.
         self.outer: OpenCall | None = current_call()
+        #: Whether that one was told of the answer.
+        self.heard = False
         #: Ours, where a client had to be asked inside it.
         self.call: OpenCall | None = None
-        self.attempts, self.reported = 1, False
-        #: Whether LiteLLM retries it now.
-        self.retrying = False
+        self.attempts, self.reported = attempts, False
+        #: How many loops of attempts LiteLLM is in: retries may be inside fallbacks.
+        self.retrying = 0
         #: The first failure that was told and may not be the end, and when it was.
         self.failure: tuple[str, int | None] | None = None
         self.owners: list[object] = []

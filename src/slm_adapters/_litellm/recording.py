@@ -23,7 +23,7 @@ from ..recording import CallRecorderBase
 from ..telemetry.harmless import harmless
 from ..telemetry.lifetimes import Lifetimes
 from ..telemetry.recorder import OpenCall, error_type
-from . import clients, convert, retries, together, untold, wrapping
+from . import clients, convert, hearing, retries, together, untold, wrapping
 from .facts import enrich, finish, owner_of, price_of, server_of
 from .pending import OPERATIONS, Pending
 
@@ -51,7 +51,7 @@ class CallRecorder(CallRecorderBase, CustomLogger):  # type: ignore[misc]
         self._lock = threading.RLock()
         self.closed = self._is_seen = False
         self._since_ns = time.time_ns()
-        wrapping.put(clients.install, retries.install)
+        wrapping.put(clients.install, retries.install, hearing.install)
         self._take_back = weakref.finalize(self, wrapping.take_back)
         self._take_back.atexit = False
         together.join(self)
@@ -125,17 +125,21 @@ class CallRecorder(CallRecorderBase, CustomLogger):  # type: ignore[misc]
     # Its retries, see `together`
 
     @harmless("LiteLLM's retries")
-    def retrying(self, call_id: str) -> None:
-        pending = self._pending.get(call_id)
-        if pending is not None:
-            pending.retrying = True
+    def retrying(self, details: Mapping[str, Any]) -> None:
+        if not self._is_ours(details, None):
+            return
+        with self._lock:
+            pending = self._pending.get(_key(details))
+            if pending is None:  # its first attempt is one of those
+                pending = self._pending[_key(details)] = Pending(details, attempts=0)
+        pending.retrying += 1
 
     @harmless("LiteLLM's answer after retries")
-    def retried(self, call_id: str, answer: Any) -> None:
-        pending = self._pending.get(call_id)
-        if pending is None:
+    def retried(self, details: Mapping[str, Any], answer: Any) -> None:
+        pending = self._scope_left(details)
+        if pending is None or pending.retrying:
             return
-        pending.retrying, pending.failure = False, None
+        pending.failure = None
         details = pending.details
         if details.get("stream"):
             return
@@ -146,14 +150,36 @@ class CallRecorder(CallRecorderBase, CustomLogger):  # type: ignore[misc]
             self._succeeded({**details, **cost}, answer, None, time.time())
 
     @harmless("LiteLLM's failure after retries")
-    def failed_for_good(self, call_id: str, error: BaseException | None) -> None:
-        pending = self._pending.get(call_id)
-        if pending is None or pending.reported or not (pending.retrying or pending.failure):
+    def failed_for_good(self, details: Mapping[str, Any], error: BaseException | None) -> None:
+        pending = self._scope_left(details)
+        if pending is None or pending.retrying:
             return
-        told, when_ns = pending.failure or ("_OTHER", None)
-        if pending.retrying:
-            when_ns = time.time_ns()
-        self._fail(pending, pending.details, told if error is None else error, when_ns)
+        told = pending.failure[0] if pending.failure else "_OTHER"
+        self._fail(pending, pending.details, told if error is None else error, time.time_ns())
+
+    @harmless("LiteLLM's failure after retries")
+    def retries_failed(self, details: Mapping[str, Any]) -> None:
+        self._scope_left(details)
+
+    def _scope_left(self, details: Mapping[str, Any]) -> Pending | None:
+        pending = self._pending.get(_key(details))
+        if pending is not None and pending.retrying:
+            pending.retrying -= 1
+            return pending
+        return None
+
+    @harmless("LiteLLM's failure")
+    def decided(self, details: Mapping[str, Any]) -> None:
+        pending = self._pending.get(_key(details))
+        if pending is not None and pending.failure is not None and not pending.retrying:
+            self._fail(pending, pending.details, *pending.failure)
+
+    @harmless("LiteLLM's answer")
+    def learned(self, call_id: str, answer: Any) -> None:
+        pending = self._pending.get(call_id)
+        if pending is not None and pending.outer is not None and not pending.details.get("stream"):
+            enrich(pending.outer, pending.details, answer, heard=pending.heard)
+            pending.heard = True
 
     # LiteLLM calls these by keyword, with exactly these names
 
@@ -167,7 +193,7 @@ class CallRecorder(CallRecorderBase, CustomLogger):  # type: ignore[misc]
             # Not before the first call: the program's exporters come to be meanwhile.
             self._is_seen = True
             untold.tell_before_exit()
-        key = str(kwargs.get("litellm_call_id"))
+        key = _key(kwargs)
         pending = self._pending.get(key)
         if pending is None:
             pending = self._pending[key] = Pending(kwargs)
@@ -225,14 +251,14 @@ class CallRecorder(CallRecorderBase, CustomLogger):  # type: ignore[misc]
         if self.closed:
             self._leave()
         if pending.outer is not None:
-            enrich(pending.outer, kwargs, response)
+            enrich(pending.outer, kwargs, response, heard=pending.heard)
         else:
             finish(self._ending(pending, kwargs, start, "finished"), kwargs, response, end)
 
     def _failed(self, kwargs: dict[str, Any], start: Any, end: Any) -> None:
         if not self._is_ours(kwargs, start):
             return
-        key = str(kwargs.get("litellm_call_id"))
+        key = _key(kwargs)
         with self._lock:
             pending = self._pending.setdefault(key, Pending(kwargs))
         error, began = kwargs.get("exception") or "_OTHER", convert.nanoseconds(start)
@@ -263,7 +289,7 @@ class CallRecorder(CallRecorderBase, CustomLogger):  # type: ignore[misc]
         # LiteLLM's dict of the call holds the prompt, and is not needed any more.
         pending.details, pending.failure = {}, None
 
-    def _is_ours(self, kwargs: dict[str, Any], start: Any) -> bool:
+    def _is_ours(self, kwargs: Mapping[str, Any], start: Any) -> bool:
         """Whether the call is of a known kind and began while this recorder listened."""
         began = convert.nanoseconds(start)
         known = kwargs.get("call_type") in OPERATIONS
@@ -273,7 +299,7 @@ class CallRecorder(CallRecorderBase, CustomLogger):  # type: ignore[misc]
     def _taken(self, kwargs: dict[str, Any]) -> Pending | None:
         """The call that ended; ``None`` if it did before. Some providers fire no pre-call hook."""
         self._lifetimes.settle()
-        key = str(kwargs.get("litellm_call_id"))
+        key = _key(kwargs)
         with self._lock:
             if key in self._done:
                 return None
@@ -320,6 +346,10 @@ class CallRecorder(CallRecorderBase, CustomLogger):  # type: ignore[misc]
         call.attributes.update(server_of(kwargs))
         together.remember(self, ending, call)
         return call
+
+
+def _key(kwargs: Mapping[str, Any]) -> str:
+    return str(kwargs.get("litellm_call_id"))
 
 
 def _lists() -> tuple[list[Any], ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import weakref
 from collections import OrderedDict
+from collections.abc import Mapping
 from typing import Any, TypeAlias
 
 from opentelemetry.context import Context
@@ -13,8 +14,8 @@ from ..calls import Outcome
 from ..telemetry.recorder import OpenCall
 
 __all__ = [
-    "Ending", "Made", "answered", "failed_for_good", "inside", "join", "leave", "made_by_another",
-    "remember", "retried", "retrying",
+    "Ending", "Made", "answered", "decided", "failed_for_good", "inside", "join", "learned",
+    "leave", "made_by_another", "remember", "retried", "retries_failed", "retrying",
 ]  # fmt: skip
 
 #: LiteLLM's id of a call, which its retries share, and how this one ended, if it did.
@@ -61,22 +62,40 @@ def answered(call_id: str) -> None:
         recorder.answered(call_id)
 
 
-def retrying(call_id: str) -> None:
-    """LiteLLM makes attempts of this call now: no failure is its end."""
+def retrying(details: Mapping[str, Any]) -> None:
+    """LiteLLM makes attempts of this call now: no failure is its end. ``details``: its dict."""
     for recorder in _all():
-        recorder.retrying(call_id)
+        recorder.retrying(details)
 
 
-def retried(call_id: str, answer: Any = None) -> None:
-    """One of them succeeded. ``answer``: where LiteLLM does not report it."""
+def retried(details: Mapping[str, Any], answer: Any = None) -> None:
+    """One of them succeeded. ``answer``: where LiteLLM may not report it."""
     for recorder in _all():
-        recorder.retried(call_id, answer)
+        recorder.retried(details, answer)
 
 
-def failed_for_good(call_id: str, error: BaseException | None = None) -> None:
-    """No attempt follows. The call failed with ``error``, else with the failure that was told."""
+def failed_for_good(details: Mapping[str, Any], error: BaseException | None = None) -> None:
+    """None did. The call failed with ``error``, else with the failure that was told."""
     for recorder in _all():
-        recorder.failed_for_good(call_id, error)
+        recorder.failed_for_good(details, error)
+
+
+def retries_failed(details: Mapping[str, Any]) -> None:
+    """None did, and LiteLLM may begin again."""
+    for recorder in _all():
+        recorder.retries_failed(details)
+
+
+def decided(details: Mapping[str, Any]) -> None:
+    """A failure was told and no attempt follows it, as far as its entry point knows."""
+    for recorder in _all():
+        recorder.decided(details)
+
+
+def learned(call_id: str, answer: Any) -> None:
+    """What a call was answered, before the program has it."""
+    for recorder in _all():
+        recorder.learned(call_id, answer)
 
 
 def _all() -> list[Any]:

@@ -242,7 +242,9 @@ class OpenCall(OpenSpan):
             usage = suppression.learned(self, usage)
         elif self.quiet:
             suppression.teach(self, usage)
-        self.usage = usage = self.usage if usage is None else usage
+        usage = self.usage if usage is None else usage
+        # An estimate is for the record, which says that it is one.
+        self.usage = counted = None if usage is None or usage.source == "estimated" else usage
         if (
             self.recorder.prices is not None
             or self.energy_before is not None
@@ -253,12 +255,12 @@ class OpenCall(OpenSpan):
         try:
             if replies:
                 kept = self.recorder.redaction.apply_to_replies(replies)
-            self._tell(outcome, replies, kept, usage, error, ended_ns)
+            self._tell(outcome, replies, kept, counted, error, ended_ns)
         finally:
             if not self.quiet:
                 self.span.end(ended_ns)
         if self.metrics is not None:
-            self._measure(usage, error, ended_ns)
+            self._measure(counted, error, ended_ns)
         if self.recorder.hooks or global_hooks:
             self.recorder.deliver(self._call(outcome, kept, usage, error, ended_ns))
 

@@ -211,7 +211,7 @@ def test_t29_an_unclosed_recorder_that_nobody_holds_is_freed(spans, monkeypatch)
     with slm.CallRecorder(tracer_provider=spans.provider):
         litellm.completion(**HOSTED)
         settle(spans, 1)
-        assert lost.made
+        assert lost.calls.made
         for listeners in recording._lists():
             listeners.remove(lost)
         gone = weakref.ref(lost)

@@ -180,14 +180,14 @@ def test_soak_litellm() -> None:
         made.append(litellm_calls(rounds))
         made.append(asyncio.run(litellm_async_calls(rounds)))
         # What nobody reports on is noticed when it dies, and ended when somebody asks.
-        settled(lambda: recorder.open_calls or recorder._pending)
+        settled(lambda: recorder.open_calls or recorder.calls.pending)
 
     with slm_adapters.litellm.CallRecorder(tracer_provider=TracerProvider()) as recorder:
         _, objects = grown(work, lambda: work(20))
         assert sum(made[2:]) == 20_000
         assert recorder.open_calls == 0
-        assert not recorder._pending
-        assert not recorder.made
+        assert not recorder.calls.pending
+        assert not recorder.calls.made
         # LiteLLM keeps a handful of its own; ours would add up by the call or by the cancel.
         assert objects < 50
 

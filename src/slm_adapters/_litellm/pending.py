@@ -35,7 +35,7 @@ class Pending:
         "outer", "owners", "reported", "retrying", "started_ns",
     )  # fmt: skip
 
-    def __init__(self, details: Mapping[str, Any], attempts: int = 1) -> None:
+    def __init__(self, details: Mapping[str, Any]) -> None:
         self.context = contextvars.copy_context()
         #: LiteLLM's own dict of the call; it fills up as the call goes on.
         self.details = details
@@ -45,7 +45,7 @@ class Pending:
         self.heard = False
         #: Ours, where a client had to be asked inside it.
         self.call: OpenCall | None = None
-        self.attempts, self.reported = attempts, False
+        self.attempts, self.reported = 0, False
         #: How many loops of attempts LiteLLM is in: retries may be inside fallbacks.
         self.retrying = 0
         #: The first failure that was told and may not be the end, and when it was.
@@ -84,7 +84,7 @@ class Pending:
             response_format=json_format(params.get("response_format")),
             streamed=bool(kwargs.get("stream")),
             started_ns=min(told or self.started_ns, self.started_ns),
-            attempt=self.attempts,
+            attempt=self.attempts or 1,  # some providers fire no pre-call hook
             in_process=local,
             beside=beside,
         )

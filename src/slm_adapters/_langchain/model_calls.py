@@ -96,8 +96,8 @@ class ModelCalls(BaseCallbackHandler):
             return
         recorder, params = self.recorder, invocation_params or {}
         plan = self._plans.plan(operation, serialized, params, run.metadata)
-        around = run.context if run.parent is None else run.parent_context()
-        if not plan.is_ours and (outer := _outer(around)) is not None:
+        around = run.context if run.parent is None else run.parent_context() or get_context()
+        if around and not plan.is_ours and (outer := _outer(around)) is not None:
             run.outer = outer
             return
         fields, attributes = plan.fields.copy(), plan.attributes
@@ -261,9 +261,9 @@ class ModelCalls(BaseCallbackHandler):
             call.fail(error)
 
 
-def _outer(context: Context | None) -> OpenCall | None:
+def _outer(context: Context) -> OpenCall | None:
     """The call of another framework around here, whose LLM asks LangChain: the same call."""
-    call = suppression.call_in(get_context() if context is None else context)
+    call = suppression.call_in(context)
     if call is None or call.ended or call.fields["framework"] == "langchain":
         return None
     return call

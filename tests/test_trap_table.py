@@ -56,7 +56,7 @@ TRAPS: dict[int, tuple[str, Places, Places | str]] = {
           "crewai_recorder": ["test_t12_"]},
          {"crewai_old_way": ["test_t12_"]}),
     13: ("LiteLLM's retries leave a span open",
-         {"litellm_recorder": ["test_t13_"]},
+         {"litellm_recorder": ["test_t13_"], "litellm_retries": ["test_t13_"]},
          {"old_ways": ["test_t13_"]}),
     14: ("LiteLLM tells nobody of abandoned streams",
          {"litellm_recorder": ["test_t14_"]},

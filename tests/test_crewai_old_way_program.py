@@ -96,7 +96,7 @@ import slm_adapters.crewai
 slm_adapters.crewai.instrument()
 ours = {"signals": changed(), "threads": sorted(threads() - running)}
 slm_adapters.crewai.uninstrument()
-print("FOUND", json.dumps([theirs, ours]))
+print("FOUND", json.dumps([theirs, ours]), flush=True)
 os._exit(0)
 """
 

@@ -89,6 +89,12 @@ def spans() -> Spans:
 
 
 @pytest.fixture
+def calls() -> list[Any]:
+    """What a recorder with ``hooks=[calls.append]`` recorded."""
+    return []
+
+
+@pytest.fixture
 def no_network(monkeypatch):
     """Any attempt to reach another host fails the test."""
 

@@ -15,6 +15,9 @@ from conftest import Spans
 from opentelemetry import context as otel_context
 from opentelemetry.instrumentation.httpx import HTTPXClientInstrumentor
 
+ASYNC = pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])
+STREAMED = pytest.mark.parametrize("streamed", [False, True], ids=["whole", "streamed"])
+
 
 @contextlib.contextmanager
 def instrumented_httpx(spans: Spans) -> Iterator[None]:

@@ -15,13 +15,7 @@ from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.types import Command, interrupt
 from opentelemetry.trace import SpanKind, StatusCode
 
-from slm_adapters.calls import Call
 from slm_adapters.langchain import CallRecorder
-
-
-@pytest.fixture
-def calls() -> list[Call]:
-    return []
 
 
 @pytest.fixture

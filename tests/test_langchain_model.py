@@ -26,7 +26,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 from pydantic import BaseModel
 
 from slm_adapters import errors
-from slm_adapters.calls import Call, ToolCall
+from slm_adapters.calls import ToolCall
 from slm_adapters.engine.engine import ChatEngine, Chunk
 from slm_adapters.langchain import CallRecorder, ChatSLM, traced
 from slm_adapters.routing import Copied, Router
@@ -41,11 +41,6 @@ def add(a: int, b: int) -> int:
 
 
 ADD = ToolCall("c1", "add", '{"a": 1, "b": 2}')
-
-
-@pytest.fixture
-def calls() -> list[Call]:
-    return []
 
 
 @pytest.fixture

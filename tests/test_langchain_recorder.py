@@ -31,11 +31,6 @@ PROMPT = ChatPromptTemplate.from_messages([("system", "be brief"), ("user", "{qu
 
 
 @pytest.fixture
-def calls() -> list[Call]:
-    return []
-
-
-@pytest.fixture
 def recorder(spans, calls) -> CallRecorder:
     return CallRecorder(tracer_provider=spans.provider, hooks=[calls.append])
 

@@ -17,6 +17,8 @@ from fake_openai import fake_openai
 from litellm.integrations.custom_logger import CustomLogger
 from litellm.llms.custom_httpx.http_handler import HTTPHandler
 from litellm_cases import (
+    ASYNC,
+    STREAMED,
     asked,
     assert_nested,
     hanging,
@@ -77,11 +79,6 @@ def server():
 
 
 @pytest.fixture
-def calls() -> list[Any]:
-    return []
-
-
-@pytest.fixture
 def recorder(spans, calls):
     yield slm.instrument(tracer_provider=spans.provider, hooks=[calls.append])
     slm.uninstrument()
@@ -95,8 +92,8 @@ def flaky():
         yield fake
 
 
-@pytest.mark.parametrize("streamed", [False, True], ids=["whole", "streamed"])
-@pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])
+@STREAMED
+@ASYNC
 @pytest.mark.parametrize("provider", CHATS)
 def test_a_chat_s_request_is_inside_it(
     spans, recorder, server, provider, asynchronous, streamed
@@ -113,8 +110,8 @@ def test_a_chat_s_request_is_inside_it(
     assert recorder.open_calls == 0
 
 
-@pytest.mark.parametrize("streamed", [False, True], ids=["whole", "streamed"])
-@pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])
+@STREAMED
+@ASYNC
 def test_a_text_completion_s_request_is_inside_it(
     spans, recorder, server, asynchronous, streamed
 ) -> None:
@@ -124,7 +121,7 @@ def test_a_text_completion_s_request_is_inside_it(
     assert assert_nested(spans).name.startswith("text_completion")
 
 
-@pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])
+@ASYNC
 @pytest.mark.parametrize("provider", VECTORS)
 def test_an_embedding_s_request_is_inside_it(
     spans, recorder, server, provider, asynchronous
@@ -137,7 +134,7 @@ def test_an_embedding_s_request_is_inside_it(
     assert assert_nested(spans).name.startswith("embeddings")
 
 
-@pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])
+@ASYNC
 @pytest.mark.parametrize(("entry", "call"), UNTOLD, ids=["gemini", "cohere", "codestral"])
 def test_a_client_that_is_not_told_for_which_call_nests_too(
     spans, recorder, flaky, entry, call, asynchronous
@@ -149,7 +146,7 @@ def test_a_client_that_is_not_told_for_which_call_nests_too(
     assert_nested(spans, requests=len(flaky.requests))
 
 
-@pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])
+@ASYNC
 def test_what_other_loggers_ask_is_not_inside_the_call(spans, server, asynchronous) -> None:
     """They do it when the answer is there, with the same client, while the call is not told yet."""
 
@@ -177,7 +174,7 @@ def test_what_other_loggers_ask_is_not_inside_the_call(spans, server, asynchrono
     assert len(spans.named("POST")) == 2
 
 
-@pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])
+@ASYNC
 def test_a_client_s_retries_are_inside_one_call(
     spans, recorder, flaky, calls, asynchronous
 ) -> None:
@@ -188,7 +185,7 @@ def test_a_client_s_retries_are_inside_one_call(
     assert [one.outcome for one in calls] == ["finished"]
 
 
-@pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])
+@ASYNC
 def test_a_router_s_attempts_have_their_own_requests(
     spans, recorder, server, flaky, asynchronous
 ) -> None:
@@ -353,7 +350,7 @@ def test_t12_crewai_s_call_is_the_one_around_the_request(spans, recorder, server
 @pytest.mark.parametrize(
     "module", ["opentelemetry.instrumentation.genai.openai", "opentelemetry.instrumentation.openai"]
 )
-@pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])
+@ASYNC
 def test_t16_an_instrumented_client_keeps_quiet_in_between(
     spans, recorder, server, module, asynchronous
 ) -> None:

@@ -6,10 +6,8 @@ import asyncio
 import os
 import subprocess
 import sys
-import threading
 import time
 from collections import Counter
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -31,38 +29,21 @@ QUESTION = [{"role": "user", "content": "q"}]
 @pytest.fixture
 def server():
     with fake_openai() as fake:
-        yield {"api_base": fake.base_url, "api_key": "none"}
-
-
-@pytest.fixture
-def calls() -> list[Any]:
-    return []
+        yield fake.options
 
 
 @pytest.fixture
 def recorder(spans, calls):
-    with slm.CallRecorder(tracer_provider=spans.provider, hooks=[calls.append]) as made:
-        yield made
+    with slm.CallRecorder(tracer_provider=spans.provider, hooks=[calls.append]) as recorder:
+        yield recorder
 
 
 @pytest.fixture
 def broken():
     """A provider that answers 500 to everything."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            self.rfile.read(int(self.headers["Content-Length"]))
-            self.send_response(500)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-
-        def log_message(self, *_: object) -> None: ...
-
-    served = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=served.serve_forever, daemon=True).start()
-    yield {"api_base": f"http://127.0.0.1:{served.server_address[1]}/v1", "api_key": "none"}
-    served.shutdown()
-    served.server_close()
+    with fake_openai() as fake:
+        fake.failures = sys.maxsize
+        yield fake.options
 
 
 def settled(spans: Spans, count: int) -> list[Any]:

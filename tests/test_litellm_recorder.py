@@ -16,7 +16,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 
 import slm_adapters.litellm as slm
 from slm_adapters._litellm import recording, wrapping
-from slm_adapters.calls import Call, role, run
+from slm_adapters.calls import role, run
 from slm_adapters.store.database import CallStore
 from slm_adapters.telemetry.recorder import Recorder, as_current_call
 
@@ -54,11 +54,6 @@ def slow_provider():
     Slow.attempts = 0
     yield
     litellm.custom_provider_map.remove(item)
-
-
-@pytest.fixture
-def calls() -> list[Call]:
-    return []
 
 
 @pytest.fixture

@@ -10,6 +10,8 @@ import pytest
 from conftest import all_dropped
 from fake_openai import fake_openai
 from litellm_cases import (
+    ASYNC,
+    STREAMED,
     asked,
     assert_nested,
     hanging,
@@ -21,7 +23,7 @@ from opentelemetry.trace import StatusCode
 
 import slm_adapters.litellm as slm
 from slm_adapters._litellm import responses
-from slm_adapters.calls import Call, Message, ToolCall
+from slm_adapters.calls import Message, ToolCall
 
 #: One provider has the API, of the other LiteLLM asks a chat.
 MODELS = {"native": "openai/gpt-4o-mini", "bridged": "deepseek/deepseek-chat"}
@@ -33,8 +35,6 @@ SAID = [
     {"type": "function_call_output", "call_id": "c0", "output": "seen"},
     {"type": "message", "role": "user", "content": "go on"},
 ]
-STREAMED = pytest.mark.parametrize("streamed", [False, True], ids=["whole", "streamed"])
-ASYNC = pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])
 MODEL = pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
 
 
@@ -50,11 +50,6 @@ def fake():
     looking = {"role": "assistant", "content": None, "tool_calls": [LOOK]}
     with fake_openai(lambda request: looking if request.get("tools") else "It is done.") as fake:
         yield fake
-
-
-@pytest.fixture
-def calls() -> list[Call]:
-    return []
 
 
 @pytest.fixture

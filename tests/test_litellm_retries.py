@@ -12,7 +12,7 @@ import litellm
 import pytest
 from conftest import all_dropped
 from fake_openai import fake_openai
-from litellm_cases import asked, assert_nested, instrumented_httpx, settled
+from litellm_cases import ASYNC, STREAMED, asked, assert_nested, instrumented_httpx, settled
 from opentelemetry.trace import StatusCode
 
 import slm_adapters.litellm as slm
@@ -25,8 +25,6 @@ CHATS = {
     "openai": {"model": "openai/gpt-4o-mini", "messages": QUESTION, "max_retries": 0},
     "deepseek": {"model": "deepseek/deepseek-chat", "messages": QUESTION},
 }
-ASYNC = pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])
-STREAMED = pytest.mark.parametrize("streamed", [False, True], ids=["whole", "streamed"])
 PROVIDER = pytest.mark.parametrize("provider", CHATS)
 
 
@@ -40,11 +38,6 @@ def instrumented(spans):
 def flaky():
     with fake_openai() as fake:
         yield fake
-
-
-@pytest.fixture
-def calls() -> list[Call]:
-    return []
 
 
 @pytest.fixture

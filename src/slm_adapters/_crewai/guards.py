@@ -89,7 +89,7 @@ class Attempt(Boundary):
         if self.asked is None and not _spoke(self):
             self._ask()
         if self.asked is not None and error is None:
-            self._show(Answered(self.asked, self.result), time.time_ns())
+            self._show(self.asked, Answered(self.asked, self.result), time.time_ns())
         # An error ends the call, whoever spoke for it.
         super().__exit__(kind, error, trace)
 
@@ -97,11 +97,11 @@ class Attempt(Boundary):
         llm, arguments = _llm_of(self.operation), _arguments_of(self.operation)
         if llm is not None:
             self.asked = Asked(llm, arguments)
-            self._show(self.asked, self.started_ns)
+            self._show(self.asked, self.asked, self.started_ns)
 
-    def _show(self, event: Asked | Answered, at_ns: int) -> None:
+    def _show(self, asked: Asked, event: Asked | Answered, at_ns: int) -> None:
         with shielded("recording a model call without events"):
-            _show(_llm_of(self.operation), event, at_ns, self.ambient)
+            _show(asked.llm, event, at_ns, self.ambient)
 
 
 _boundary: ContextVar[Boundary | None] = ContextVar("slm_adapters_crewai", default=None)

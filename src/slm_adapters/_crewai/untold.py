@@ -36,14 +36,14 @@ class Asked:
     stream = False
 
     def __init__(self, llm: Any, arguments: Mapping[str, Any]) -> None:
-        self._llm = llm
+        self.llm = llm
         self.event_id = self.call_id = new_call_id()
         self.parent_event_id = get_current_parent_id()
         self.messages, self.tools = arguments.get("messages"), arguments.get("tools")
         self.agent_role = getattr(arguments.get("from_agent"), "role", None)
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._llm, name, None)
+        return getattr(self.llm, name, None)
 
 
 class Answered:

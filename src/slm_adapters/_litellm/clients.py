@@ -66,7 +66,7 @@ def install() -> Iterator[str]:
     """Wrap the places where LiteLLM asks a client; yields those that this version has not."""
     yield from wrapping.wrap(_PLACES, functools.partial(_around, _hushed))
     yield from wrapping.wrap(_HTTP_PLACES, functools.partial(_around, _nested))
-    yield from wrapping.wrap(_SETUP, _after_setup)
+    yield from wrapping.wrap(_SETUP, wrapping.then(_note))
     yield from wrapping.wrap(_PRE_CALL, _before_client)
 
 
@@ -91,20 +91,9 @@ def _nested(given: Mapping[str, Any], outer: Context) -> Context:
     return outer if inside is None else inside
 
 
-def _after_setup(setup: Callable[..., Any]) -> Callable[..., Any]:
-    """A call began: what asks a client in this context from now on is inside it."""
-
-    @functools.wraps(setup)
-    def set_up(*args: Any, **kwargs: Any) -> Any:
-        answer = setup(*args, **kwargs)
-        _note(answer)
-        return answer
-
-    return set_up
-
-
 @harmless("LiteLLM's set-up of a call")
 def _note(answer: tuple[Any, Any]) -> None:
+    """A call began: what asks a client in this context from now on is inside it."""
     _latest.set(str(answer[0].litellm_call_id))
 
 

@@ -91,10 +91,10 @@ class Ledger:
         return pending
 
     def forget_stream(self, kwargs: Mapping[str, Any]) -> None:
-        """The stream that the program got is in LiteLLM's dict, and would live as long as that."""
+        """The program got a stream, which LiteLLM put into its dict of the call too."""
         pending = self.pending.get(_key(kwargs))
         if pending is not None:
-            pending.details = {k: v for k, v in kwargs.items() if k != "original_response"}
+            pending.keep(kwargs)
 
     @harmless("the energy of a LiteLLM call")
     def answered(self, call_id: str) -> None:
@@ -212,8 +212,7 @@ class Ledger:
             self._fail(pending, kwargs, error, when_ns)
         elif pending.failure is None:
             pending.failure = (error_type(error), when_ns)
-            # The exception, by its traceback, would keep the call's owner alive.
-            pending.details = {k: v for k, v in kwargs.items() if k != "exception"}
+            pending.keep(kwargs)
 
     def _fail(
         self,

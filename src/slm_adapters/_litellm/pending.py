@@ -56,6 +56,12 @@ class Pending:
         self.energy_after: dict[str, float] | None = None
         self.started_ns = time.time_ns()
 
+    def keep(self, details: Mapping[str, Any]) -> None:
+        """Go on without what refers to the call's owner, which could not die then: an exception, by
+        its traceback, and the stream that the program got."""
+        owning = ("exception", "original_response")
+        self.details = {name: value for name, value in details.items() if name not in owning}
+
     def open(
         self,
         recorder: Recorder,

@@ -47,7 +47,7 @@ def install() -> Iterator[str]:
     yield from wrapping.wrap(
         _FALLBACKS, functools.partial(_around_retries, may_begin_again=_may_retry)
     )
-    yield from wrapping.wrap(_DECISION, _around_decision)
+    yield from wrapping.wrap(_DECISION, wrapping.then(_follow))
 
 
 def may_follow(kwargs: Mapping[str, Any]) -> bool:
@@ -67,20 +67,9 @@ def may_follow(kwargs: Mapping[str, Any]) -> bool:
     return False
 
 
-def _around_decision(decide: Callable[..., Any]) -> Callable[..., Any]:
-    """A failure that no retry follows is the call's end."""
-
-    @functools.wraps(decide)
-    def decided(*args: Any, **kwargs: Any) -> Any:
-        answer = decide(*args, **kwargs)
-        _follow(answer)
-        return answer
-
-    return decided
-
-
 @harmless("LiteLLM's retries")
 def _follow(decision: tuple[int | None, Mapping[str, Any]]) -> None:
+    """A failure that no retry follows is the call's end."""
     count, request = decision
     # LiteLLM's Router makes its retries itself, each a call of its own.
     if not count or "model_group" in (request.get("metadata") or {}):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -9,7 +10,7 @@ from typing import Any, TypeAlias
 
 from ..telemetry.harmless import warn_once
 
-__all__ = ["Places", "Wraps", "put", "take_back", "wrap"]
+__all__ = ["Places", "Wraps", "put", "take_back", "then", "wrap"]
 
 #: ``module:Class`` or ``module`` below ``litellm`` -> names there.
 Places: TypeAlias = Mapping[str, tuple[str, ...]]
@@ -70,3 +71,18 @@ def wrap(places: Places, around: Callable[[Callable[..., Any]], Any]) -> Iterato
             wrapped = around(original)
             setattr(owner, name, wrapped)
             _put.append((owner, name, original, wrapped))
+
+
+def then(told: Callable[[Any], object]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Around a function: ``told`` its answer, before the caller has it. ``told`` must not raise."""
+
+    def around(function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def called(*args: Any, **kwargs: Any) -> Any:
+            answer = function(*args, **kwargs)
+            told(answer)
+            return answer
+
+        return called
+
+    return around
